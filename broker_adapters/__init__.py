@@ -1,0 +1,1 @@
+"""One file per broker: the only place that imports a driver."""

@@ -1,0 +1,176 @@
+"""The transport seam: what taskq asks of a broker, and how one is found by its URL."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol
+
+from taskq.errors import ConfigError
+from taskq.message import DeadLetter, Delivery, Message
+
+#: URL scheme -> "module:Class". Others register under the entry-point group `taskq.brokers`.
+BROKERS: dict[str, str] = {
+    "memory": "taskq.broker_adapters.memory:MemoryBroker",
+    "sqlite": "taskq.broker_adapters.sqlite:SqliteBroker",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a broker can do, read by the worker and by the contract tests."""
+
+    persistent: bool = True  # messages survive a restart of the broker
+    delays: bool = False  # holds a message with `due` back by itself
+    leases: bool = False  # takes unsettled messages back after `BrokerConfig.lease` seconds without `renew`
+    priorities: bool = True  # delivers more urgent messages first
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue and how messages reach it. Only `name` is needed: the rest follows Celery's defaults.
+
+    `exchange` and `routing_key` default to the name, `exchange_type` is direct, topic or fanout.
+    `arguments` go to the broker as they are (RabbitMQ: `x-max-priority`, `x-queue-type`, ...).
+    """
+
+    name: str
+    exchange: str = ""
+    exchange_type: str = "direct"
+    routing_key: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """What an adapter is built from.
+
+    `url` is the whole URL, secrets included; `lease` is how many seconds a held delivery stays ours without a
+    renewal; `queue` gives the declaration of a queue by name; `options` are `broker_transport_options`;
+    `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
+    `name` tells the broker's operator who is connected.
+    """
+
+    url: str
+    lease: float = 30.0
+    queue: Callable[[str], Queue] = Queue
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 4.0
+    heartbeat: float = 15.0
+    ssl: Mapping[str, Any] | None = None
+    name: str = "taskq"
+
+
+class Consumer(Protocol):
+    """Receives from some queues. Every delivery it gave out ends in exactly one of `settle` or `park`."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Wait for one delivery, take up to `limit`; empty only once closed.
+
+        More urgent messages come first. Waits through a lost connection (it reconnects by itself, with
+        back-off). Cancelling it loses nothing: what was taken meanwhile comes with the next call.
+        """
+        ...
+
+    async def settle(
+        self,
+        *,
+        ack: Sequence[Delivery] = (),
+        requeue: Sequence[Delivery] = (),
+        reject: Sequence[tuple[Delivery, str]] = (),
+    ) -> None:
+        """End custody of these deliveries, in one round trip where possible.
+
+        `ack` removes, `requeue` gives back at once (not counted as a death), `reject` moves to the dead
+        letters with a one-line reason. Deliveries whose lease was lost are left to their new holder.
+        """
+        ...
+
+    async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+        """End custody until a time (Unix seconds): the broker keeps them and delivers them again then."""
+        ...
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Keep the leases of all deliveries still held; returns those that were lost (none without leases)."""
+        ...
+
+    async def close(self) -> None:
+        """Stop receiving: a waiting `receive` returns empty. Unsettled deliveries return to their queues."""
+        ...
+
+
+class Broker(Protocol):
+    """A connection to one broker, for one event loop."""
+
+    features: ClassVar[Features]
+
+    async def open(self) -> None:
+        """Connect. Raises OperationalError naming the URL (password masked) when that is not possible."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return once the broker is answerable for every message.
+
+        Raises:
+            PublishErrors: some were refused, the others are safe (`failures`: index -> error).
+            OperationalError: none is known to be safe (`maybe_accepted` tells whether some may be).
+        """
+        ...
+
+    async def consume(self, queues: Sequence[str], *, prefetch: int) -> Consumer:
+        """Start receiving; `prefetch` is the most that will be held unsettled at once."""
+        ...
+
+    async def size(self, queue: str) -> int:
+        """How many messages wait in the queue (delayed ones included where they are known)."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Remove all waiting messages of a queue; returns how many there were."""
+        ...
+
+    async def revoke(self, task_ids: Sequence[str], until: float) -> None:
+        """Remember these ids as revoked until a time (Unix seconds)."""
+        ...
+
+    async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
+        """Which of these ids are revoked now."""
+        ...
+
+    async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
+        """The dead letters, newest first."""
+        ...
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Put letters back into the dead-letter store (undo of `exhume`)."""
+        ...
+
+    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """Take letters out of the dead-letter store, to publish them again or to drop them."""
+        ...
+
+
+def open_broker(config: BrokerConfig) -> Broker:
+    """Build (not yet connect) the broker of a URL.
+
+    Raises:
+        ConfigError: no adapter is known for the scheme.
+    """
+    broker: Broker = load_by_scheme(config.url, BROKERS, "taskq.brokers", "broker")(config)
+    return broker
+
+
+def load_by_scheme(url: str, known: Mapping[str, str], group: str, kind: str) -> Any:
+    """Import the class that serves a URL's scheme, from our table or from an installed entry point."""
+    scheme = url.partition("://")[0]
+    target = known.get(scheme)
+    if target is not None:
+        module, _, name = target.partition(":")
+        return getattr(import_module(module), name)
+    for entry in entry_points(group=group):
+        if entry.name == scheme:
+            return entry.load()
+    raise ConfigError(f"no {kind} for URL scheme {scheme!r}: known are {', '.join(sorted(known))}")

@@ -1,0 +1,156 @@
+"""Every error taskq raises.
+
+    TaskqError
+    ├── ConfigError (ImproperlyConfigured)   a setting, URL or app that cannot work
+    ├── OperationalError                     the broker could not be reached or refused; raised by adapters only
+    │   ├── ConnectionLost                   the connection broke: reconnect and try again
+    │   ├── BrokerFull                       the broker is alive and takes no more (memory, disk)
+    │   ├── Unroutable                       no queue takes the message
+    │   └── PublishErrors                    some messages of a batch were refused
+    ├── StoreError (BackendError)            the result store could not be reached or refused
+    ├── EncodeError                          arguments or a result cannot be serialized
+    ├── DecodeError                          a message cannot be read
+    │   └── ContentDisallowed                its content type is not in accept_content
+    ├── NotRegistered                        no task of that name
+    ├── TaskError                            what became of a task
+    │   ├── SoftTimeLimitExceeded · TimeLimitExceeded
+    │   ├── TaskRevokedError · MaxRetriesExceededError · ChordError · WorkerLostError
+    │   └── ResultTimeout (TimeoutError)     raised by AsyncResult.get
+    └── Control: Retry · Ignore · Reject     raised by tasks, end in the worker
+
+Names in brackets are Celery's and stay importable, since users catch them.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+
+class TaskqError(Exception):
+    """Root of all errors raised by taskq."""
+
+
+class ConfigError(TaskqError):
+    """A setting, URL, option or app that cannot work; the message says what to change."""
+
+
+ImproperlyConfigured = ConfigError
+
+
+class OperationalError(TaskqError):
+    """The broker could not be reached, or refused.
+
+    `maybe_accepted` is True when the broker may have taken the message all the same (the connection broke
+    after it was sent): calling again with the same `task_id` is the way to be sure.
+    """
+
+    def __init__(self, message: str = "", *, maybe_accepted: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_accepted = maybe_accepted
+
+
+class ConnectionLost(OperationalError):
+    """The connection to the broker broke, or could not be made."""
+
+
+class BrokerFull(OperationalError):
+    """The broker is alive and takes no more: out of memory, out of disk."""
+
+
+class Unroutable(OperationalError):
+    """No queue takes the message: it would be lost."""
+
+
+class PublishErrors(OperationalError):
+    """Some messages of one batch were refused: `failures` maps their index to the error."""
+
+    def __init__(self, failures: Mapping[int, OperationalError]) -> None:
+        first = next(iter(failures.values()))
+        super().__init__(f"{len(failures)} messages were refused, the first: {first}")
+        self.failures = failures
+
+
+class StoreError(TaskqError):
+    """The result store could not be reached, or refused."""
+
+
+BackendError = StoreError
+
+
+class EncodeError(TaskqError):
+    """Arguments or a result cannot be written by the chosen serializer."""
+
+
+class DecodeError(TaskqError):
+    """A message or a result cannot be read."""
+
+
+class ContentDisallowed(DecodeError):
+    """The content type is not in `accept_content`."""
+
+
+class NotRegistered(TaskqError):
+    """No task of that name is registered."""
+
+
+class TaskError(TaskqError):
+    """What became of a task."""
+
+
+class SoftTimeLimitExceeded(TaskError):
+    """Raised inside a task when its soft time limit has passed; it may be caught to clean up."""
+
+
+class TimeLimitExceeded(TaskError):
+    """The hard time limit has passed: the task was ended. Its argument is the limit in seconds."""
+
+
+class TaskRevokedError(TaskError):
+    """The task was revoked, has expired ("expired") or was terminated."""
+
+
+class MaxRetriesExceededError(TaskError):
+    """The task has been retried `max_retries` times."""
+
+
+class ChordError(TaskError):
+    """A part of the chord's header failed."""
+
+
+class WorkerLostError(TaskError):
+    """The process that ran the task died."""
+
+
+class ResultTimeout(TaskError, TimeoutError):
+    """The result was not there within the timeout of `get`."""
+
+
+class Control(TaskqError):
+    """Raised by a task to say how it ends; never reaches a caller."""
+
+
+class Retry(Control):
+    """The task is to be run again: raised by `self.retry()`.
+
+    `exc` is why, `when` the time it is due, or the seconds until then.
+    """
+
+    def __init__(
+        self, message: str = "", exc: BaseException | None = None, when: datetime | float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.exc = exc
+        self.when = when
+
+
+class Ignore(Control):
+    """The task is done and no state is stored."""
+
+
+class Reject(Control):
+    """The message is refused: to the dead letters, or back to its queue with `requeue=True`."""
+
+    def __init__(self, reason: Any = "", requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        super().__init__(reason, requeue)
+        self.reason = reason
+        self.requeue = requeue

@@ -1,0 +1,56 @@
+"""What travels, and what we hold: plain data, mutable because frozen ones cost eight times more to build."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Message:
+    """A task message: headers decoded, body still bytes.
+
+    `priority`, `exchange` and `routing_key` are what the sender asked for; an adapter maps them to its broker.
+    `due` (Unix seconds, None = at once) repeats the header `eta` for brokers that hold messages back themselves.
+    """
+
+    headers: dict[str, Any]
+    body: bytes
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    correlation_id: str = ""
+    reply_to: str = ""
+    priority: int = 0
+    delivery_mode: int = 2
+    exchange: str = ""
+    routing_key: str = "celery"
+    due: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A message in our custody: settle it exactly once.
+
+    `tag` means something only to the consumer that made it. `deaths` counts earlier holders of this message
+    whose lease ran out: a message that kills its workers is told by it. Compared and hashed by identity.
+    """
+
+    message: Message
+    queue: str
+    tag: Any
+    redelivered: bool = False
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """A message kept because it could not be run, for a person to look at.
+
+    `id` names it within its broker, `at` is when it was put away (Unix seconds), `reason` is one line.
+    `raw` holds the bytes as they came when they were not a readable message; `message` is None then.
+    """
+
+    id: str
+    queue: str
+    reason: str
+    at: float
+    message: Message | None
+    raw: bytes = b""

@@ -1,0 +1,152 @@
+"""The result seam: what taskq asks of a result store, and how one is found by its URL."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from taskq.broker import load_by_scheme
+from taskq.serializers import Serializer, get_serializer
+
+#: URL scheme -> "module:Class". Others register under the entry-point group `taskq.stores`.
+STORES: dict[str, str] = {
+    "memory": "taskq.stores.memory:MemoryStore",
+    "sqlite": "taskq.stores.sqlite:SqliteStore",
+    "disabled": "taskq.stores.disabled:DisabledStore",
+}
+
+
+@dataclass(slots=True)
+class TaskResult:
+    """One state of one task, as stored (celery-protocol.md 4.3).
+
+    `value` is the return value; for exception states the encoded exception (4.4); for custom states the meta.
+    `children` holds result tuples (4.5). `date_done` is ISO 8601 text, None until the state is final.
+    `extra` are further top-level keys of the stored mapping (`result_extended`). `reply_to` is where a store
+    that sends results to the caller (rpc) finds it; it is never stored.
+    """
+
+    task_id: str
+    state: str
+    value: Any = None
+    traceback: str | None = None
+    children: Sequence[Any] | None = None
+    date_done: str | None = None
+    group_id: str | None = None
+    parent_id: str | None = None
+    extra: Mapping[str, Any] | None = None
+    reply_to: str = ""
+
+    def payload(self) -> dict[str, Any]:
+        """The mapping that is stored, and published to those who wait."""
+        data: dict[str, Any] = {
+            "status": self.state,
+            "result": self.value,
+            "traceback": self.traceback,
+            "children": self.children,
+            "date_done": self.date_done,
+            "task_id": self.task_id,
+        }
+        if self.group_id is not None:
+            data["group_id"] = self.group_id
+        if self.parent_id is not None:
+            data["parent_id"] = self.parent_id
+        if self.extra is not None:
+            data.update(self.extra)
+        return data
+
+    @classmethod
+    def from_payload(cls, data: Mapping[str, Any]) -> "TaskResult":
+        """The reverse of `payload`; unknown keys are kept in `extra`."""
+        extra = {key: value for key, value in data.items() if key not in _PAYLOAD_KEYS}
+        return cls(
+            task_id=data["task_id"],
+            state=data["status"],
+            value=data.get("result"),
+            traceback=data.get("traceback"),
+            children=data.get("children"),
+            date_done=data.get("date_done"),
+            group_id=data.get("group_id"),
+            parent_id=data.get("parent_id"),
+            extra=extra or None,
+        )
+
+
+_PAYLOAD_KEYS = frozenset(
+    ("status", "result", "traceback", "children", "date_done", "task_id", "group_id", "parent_id")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """What a store is built from.
+
+    `expires` is how long a result is kept, in seconds (None = for ever); `accept` are the content types that
+    may be decoded; `options` are `result_backend_transport_options`; `timeout` bounds connecting, in seconds.
+    """
+
+    url: str
+    expires: float | None = 86400.0
+    serializer: Serializer = field(default_factory=lambda: get_serializer("json"))
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 4.0
+    ssl: Mapping[str, Any] | None = None
+
+
+class ResultStore(Protocol):
+    """A connection to one result store, for one event loop."""
+
+    async def open(self) -> None:
+        """Connect. Raises StoreError naming the URL (password masked) when that is not possible."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def expect(self, task_ids: Sequence[str]) -> None:
+        """Called before these tasks are published: a store that would miss an answer gets ready for it."""
+        ...
+
+    @property
+    def reply_to(self) -> str:
+        """The address results are to be sent to, for stores that send them (rpc); else ""."""
+        ...
+
+    async def save(self, results: Sequence[TaskResult]) -> None:
+        """Store these states, in this order, and wake those who wait. A stored SUCCESS is never overwritten."""
+        ...
+
+    async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
+        """The present state of each task, None where nothing is stored."""
+        ...
+
+    def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
+        """The stored state (if there is one), then every later one in order; ends after a final state.
+
+        Nothing is skipped from the moment of the first `anext`. Closing the generator ends the subscription.
+        """
+        ...
+
+    async def forget(self, task_ids: Sequence[str]) -> None:
+        """Remove what is stored for these tasks."""
+        ...
+
+    async def save_group(self, group_id: str, data: Any) -> None:
+        """Keep a group's members (celery-protocol.md 4.6) under its id."""
+        ...
+
+    async def load_group(self, group_id: str) -> Any:
+        """What `save_group` kept, or None."""
+        ...
+
+    async def forget_group(self, group_id: str) -> None:
+        """Remove what `save_group` kept."""
+        ...
+
+
+def open_store(config: StoreConfig) -> ResultStore:
+    """Build (not yet connect) the result store of a URL.
+
+    Raises:
+        ConfigError: no store is known for the scheme.
+    """
+    store: ResultStore = load_by_scheme(config.url, STORES, "taskq.stores", "result store")(config)
+    return store
