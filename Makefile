@@ -1,0 +1,66 @@
+# `make help` lists what there is. Every target sets up what it needs; a second call is fast.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN    := $(VENV)/bin
+RUN    := $(VENV)/.stamp-run
+DEV    := $(VENV)/.stamp-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast check format bench docs coverage up down clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer), VENV=.venv the virtual environment,"
+	@echo "  ARGS='-k name' is handed to pytest by the test targets."
+
+run: $(RUN) ## the main job, on the embedded broker: a worker runs an application's tasks (no server needed)
+	@$(BIN)/python examples/tour/tour.py
+
+test: $(DEV) ## the whole test suite; starts private Redis and RabbitMQ servers when none answers
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(DEV) ## the tests that need no server (memory, SQLite) and take no long time
+	@$(BIN)/python -m pytest -m "not redis and not rabbitmq and not slow" $(ARGS)
+
+check: $(DEV) ## format, lint, types, architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(DEV) ## format the code and apply the safe fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+coverage: $(DEV) ## the whole test suite, with the branches it reached
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+bench: $(DEV) ## taskq beside its peers, one table
+	@$(BIN)/python -m benchmarks
+
+docs: $(DEV) ## write docs/settings.md again from the settings themselves
+	@$(BIN)/python scripts/settings_page.py
+
+up: ## redis, rabbitmq and a worker with the example, by docker compose
+	@scripts/compose.sh up --detach --build --wait
+
+down: ## stop what `make up` started and remove its data
+	@scripts/compose.sh down --volumes
+
+clean: ## remove everything that was built or cached, the virtual environment too
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .taskq
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pyproject.toml names all dependencies, so a change there installs again.
+$(RUN): pyproject.toml taskq/version.py
+	@scripts/venv.sh $(PYTHON) $(VENV) "."
+	@touch $@
+
+$(DEV): pyproject.toml taskq/version.py
+	@scripts/venv.sh $(PYTHON) $(VENV) ".[test,check]"
+	@touch $@ $(RUN)

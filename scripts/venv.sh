@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# venv.sh PYTHON VENV WHAT: make the virtual environment VENV with PYTHON and install WHAT (editable) into it.
+# Missing parts of Debian's Python are installed with apt-get when we are root; otherwise it says what to do.
+set -euo pipefail
+python=$1 venv=$2 what=$3
+
+fail() {
+    printf 'error: %s\n' "$@" >&2
+    exit 1
+}
+
+as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+install() {
+    as_root || fail "$* missing: run  apt-get install $*  as root, then call make again"
+    echo "setting up: apt-get install $*"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get update -qq && apt-get install -y -qq "$@"; } >/dev/null </dev/null
+}
+
+command -v "$python" >/dev/null || [ "$python" != python3 ] || install python3
+command -v "$python" >/dev/null || fail "no $python: choose an interpreter with  make PYTHON=..."
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "taskq needs Python 3.11 or newer, $python is $("$python" -V): choose another with  make PYTHON=..."
+# Debian keeps these two in packages of their own; without them `python -m venv` makes a broken folder.
+"$python" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
+
+echo "setting up: $venv with $("$python" -V), installing taskq (a minute the first time)"
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$what" </dev/null ||
+    fail "pip could not install $what: see above"

@@ -1,0 +1,501 @@
+"""The house's rules (DESIGN.md) as assertions over the source.
+
+The tables come first: a change of the architecture is a change of one line there.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from inspect import getdoc, isclass, isroutine
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import taskq
+
+ROOT: Final = Path(__file__).parent.parent
+
+MODULE_LINES: Final = 300
+FUNCTION_LINES: Final = 40
+
+CORE: Final = (
+    "taskq.message",
+    "taskq.envelope",
+    "taskq.broker",
+    "taskq.errors",
+    "taskq.serializers",
+    "taskq.states",
+)
+#: Small leaves that know nothing of the rest.
+LEAVES: Final = ("taskq.urls", "taskq.clock", "taskq.near", "taskq.version", "taskq.compression")
+#: Helpers shared by the adapter and the store of one driver; they may import that driver.
+DRIVER_HELPERS: Final = ("taskq.sqlite_*", "taskq.redis*", "taskq.amqp*")
+
+#: (who, may import of our own modules). `{family}` is the first word of the importing file's name, so that an
+#: adapter may be spread over redis.py and redis_scripts.py and still know nothing of the others.
+MAY_IMPORT: Final = (
+    (
+        "taskq.broker_adapters.*",
+        (*CORE, *LEAVES, "taskq.{family}*", "taskq.broker_adapters.{family}*"),
+    ),
+    (
+        "taskq.stores.*",
+        ("taskq.store", *CORE, *LEAVES, "taskq.{family}*", "taskq.stores.{family}*"),
+    ),
+    *((helper, (*CORE, *LEAVES, "taskq.store", "taskq.{family}*")) for helper in DRIVER_HELPERS),
+)
+
+#: (who, may never import of our own modules, why)
+MAY_NOT_IMPORT: Final = (
+    ("taskq.cli*", ("taskq.broker_adapters.*", "taskq.stores.*"), "adapters and stores are found by URL"),
+    ("taskq.worker*", ("taskq.broker_adapters.*", "taskq.stores.*"), "adapters and stores are found by URL"),
+    ("taskq.worker*", ("taskq.cli*",), "the command line is the top floor"),
+    ("taskq*", ("taskq",), "inside, import from where a name is defined"),
+    ("taskq.task", ("taskq.app",), "a task knows its app only as something that sends"),
+    ("taskq.signature", ("taskq.app",), "a signature knows its app only as something that sends"),
+    ("taskq.canvas", ("taskq.app",), "a canvas knows its app only as something that sends"),
+)
+
+#: Everything else under taskq is the library: it knows neither the process, nor the command line, nor an adapter.
+LIBRARY_MAY_NOT_IMPORT: Final = ("taskq.worker*", "taskq.cli*", "taskq.broker_adapters*", "taskq.stores*")
+NOT_LIBRARY: Final = ("taskq.worker*", "taskq.cli*", "taskq.broker_adapters*", "taskq.stores*")
+
+#: third-party package -> the only modules that may import it
+HOMES: Final[Mapping[str, Sequence[str]]] = {
+    "sqlite3": ("taskq.broker_adapters.sqlite*", "taskq.stores.sqlite*", "taskq.sqlite_*"),
+    "redis": ("taskq.broker_adapters.redis*", "taskq.stores.redis*", "taskq.redis*"),
+    "hiredis": ("taskq.broker_adapters.redis*", "taskq.stores.redis*", "taskq.redis*"),
+    "aio_pika": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "aiormq": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "pamqp": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "click": ("taskq.cli*",),
+    "rich": ("taskq.cli*",),
+    "uvloop": ("taskq.cli*", "taskq.worker*"),
+    "celery": (),
+    "kombu": (),
+}
+
+#: The pure core: decided by arguments alone.
+PURE: Final = (
+    "taskq.message",
+    "taskq.protocol",
+    "taskq.envelope",
+    "taskq.canvas",
+    "taskq.signature",
+    "taskq.schedules",
+    "taskq.routing",
+    "taskq.request",
+    "taskq.states",
+    "taskq.errors",
+    "taskq.options",
+    "taskq.serializers",
+    "taskq.compression",
+    "taskq.saferepr",
+    "taskq.failures",
+    "taskq.urls",
+    "taskq.near",
+    "taskq.worker.timers",
+    "taskq.worker.outcome",
+    "taskq.worker.followups",
+)
+IMPURE: Final = ("asyncio", "time", "logging", "socket", "threading", "subprocess")
+
+#: (module, what it imports, why not at the top)
+IMPORTS_INSIDE: Final = (
+    ("taskq.cli*", "*", "taskq --help stays under 0.3 s"),
+    ("taskq.serializers", "yaml", "an optional extra"),
+    ("taskq.compression", "brotli", "an optional extra"),
+    ("taskq.compression", "zstandard", "an optional extra"),
+)
+
+#: Modules that may import by a name found at run time.
+IMPORTS_BY_NAME: Final = ("taskq.broker", "taskq.loader", "taskq.settings", "taskq.cli*")
+
+#: Where code is ours to judge. taskq/worker and taskq/broker_adapters are links to the folders at the top.
+PACKAGE: Final = ("taskq", "worker", "broker_adapters")
+SCRIPTS: Final = ("scripts", "examples", "benchmarks")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: `target` as far as it is a module, `inside` a function or not."""
+
+    target: str
+    line: int
+    inside: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    path: Path
+    tree: ast.Module
+    text: str
+
+    def at(self, line: int) -> str:
+        return f"{self.path.relative_to(ROOT)}:{line}"
+
+
+def python_files(folders: Iterable[str]) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not linked(path))
+
+
+def linked(path: Path) -> bool:
+    return any(parent.is_symlink() for parent in path.parents if parent != ROOT)
+
+
+def dotted(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] in {"worker", "broker_adapters"}:
+        parts.insert(0, "taskq")
+    if parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(parts)
+
+
+@cache
+def load(path: Path) -> Module:
+    text = path.read_text(encoding="utf-8")
+    return Module(dotted(path), path, ast.parse(text), text)
+
+
+PACKAGE_FILES: Final = python_files(PACKAGE)
+ALL_FILES: Final = python_files([*PACKAGE, *SCRIPTS, "tests"])
+NAMES: Final = frozenset(dotted(path) for path in PACKAGE_FILES)
+
+
+def imports(module: Module) -> list[Import]:
+    """What the module imports when it runs; what only a type checker sees is left out."""
+    return list(walk_imports(module, module.tree.body, inside=False))
+
+
+def walk_imports(module: Module, body: Iterable[ast.AST], *, inside: bool) -> Iterator[Import]:
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (Import(target, node.lineno, inside) for target in targets(module, node))
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from walk_imports(module, node.orelse, inside=inside)
+        else:
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk_imports(module, ast.iter_child_nodes(node), inside=inside or function)
+
+
+def targets(module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    assert node.level == 0, f"{module.at(node.lineno)}: import by the full name, not relatively"
+    for alias in node.names:
+        full = f"{node.module}.{alias.name}"
+        yield full if full in NAMES else str(node.module)
+
+
+def ours(module: Module) -> list[Import]:
+    return [item for item in imports(module) if item.target.split(".")[0] == "taskq"]
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def package(*patterns: str) -> list[Module]:
+    return [module for module in map(load, PACKAGE_FILES) if fits(module.name, patterns or ("*",))]
+
+
+def listed(problems: Iterable[str]) -> str:
+    return "\n".join(["", *problems])
+
+
+# == imports
+
+
+@pytest.mark.parametrize(("who", "allowed"), MAY_IMPORT)
+def test_adapters_and_stores_import_only_the_seams(who: str, allowed: Sequence[str]) -> None:
+    problems = []
+    for module in package(who):
+        family = re.split("[_.]", module.name.removeprefix(who.rstrip("*")) or module.name.split(".")[-1])[0]
+        family = module.name.split(".")[1].split("_")[0] if who in DRIVER_HELPERS else family
+        patterns = [pattern.format(family=family) for pattern in allowed]
+        problems += [
+            f"{module.at(item.line)}: {module.name} imports {item.target}"
+            for item in ours(module)
+            if not fits(item.target, patterns)
+        ]
+    assert not problems, listed(problems)
+
+
+@pytest.mark.parametrize(("who", "banned", "why"), MAY_NOT_IMPORT)
+def test_imports_go_one_way(who: str, banned: Sequence[str], why: str) -> None:
+    problems = [
+        f"{module.at(item.line)}: {module.name} imports {item.target}"
+        for module in package(who)
+        for item in ours(module)
+        if fits(item.target, banned)
+    ]
+    assert not problems, listed([why, *problems])
+
+
+def test_the_library_knows_neither_process_nor_command_line_nor_adapter() -> None:
+    problems = [
+        f"{module.at(item.line)}: {module.name} imports {item.target}"
+        for module in package()
+        if not fits(module.name, NOT_LIBRARY)
+        for item in ours(module)
+        if fits(item.target, LIBRARY_MAY_NOT_IMPORT)
+    ]
+    assert not problems, listed(problems)
+
+
+@pytest.mark.parametrize(("driver", "homes"), HOMES.items())
+def test_each_third_party_package_has_its_homes(driver: str, homes: Sequence[str]) -> None:
+    problems = [
+        f"{module.at(item.line)}: {module.name} imports {item.target}"
+        for module in package()
+        if not fits(module.name, homes)
+        for item in imports(module)
+        if item.target.split(".")[0] == driver
+    ]
+    assert not problems, listed(problems)
+
+
+def test_the_pure_core_has_no_clock_loop_or_log() -> None:
+    problems = [
+        f"{module.at(item.line)}: {module.name} imports {item.target}"
+        for module in package(*PURE)
+        for item in imports(module)
+        if item.target.split(".")[0] in IMPURE
+    ]
+    assert not problems, listed(problems)
+
+
+def test_no_import_inside_a_function() -> None:
+    problems = [
+        f"{module.at(item.line)}: {item.target}"
+        for module in package()
+        for item in imports(module)
+        if item.inside
+        and not any(fits(module.name, [who]) and fits(item.target, [what]) for who, what, _ in IMPORTS_INSIDE)
+    ]
+    assert not problems, listed(problems)
+
+
+def test_few_modules_import_by_name() -> None:
+    problems = [
+        module.at(node.lineno)
+        for module in package()
+        if not fits(module.name, IMPORTS_BY_NAME)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}
+    ]
+    assert not problems, listed(problems)
+
+
+def test_no_import_cycle() -> None:
+    graph = {
+        module.name: sorted({item.target for item in ours(module) if not item.inside} & NAMES)
+        for module in package()
+    }
+    assert (cycle := find_cycle(graph)) is None, " -> ".join(cycle)
+
+
+def find_cycle(graph: Mapping[str, Sequence[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        for target in graph.get(name, ()):
+            if (cycle := visit(target, [*path, name])) is not None:
+                return cycle
+        done.add(name)
+        return None
+
+    return next((cycle for name in graph if (cycle := visit(name, [])) is not None), None)
+
+
+def test_find_cycle_finds_one() -> None:
+    assert find_cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert find_cycle({"a": ["b", "c"], "b": ["c"], "c": []}) is None
+
+
+# == sizes
+
+
+def code_lines(text: str, tree: ast.AST) -> set[int]:
+    """Numbers of the lines that hold code: not blank, not comment, not docstring."""
+    silent = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines - docstring_lines(tree)
+
+
+def docstring_lines(tree: ast.AST) -> set[int]:
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    first = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, holders) and ast.get_docstring(node, clean=False)
+    ]
+    return {line for node in first for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+
+
+def test_code_lines_counts_neither_blank_nor_comment_nor_docstring() -> None:
+    text = '"""Doc.\n\nMore."""\n# no\nx = (\n    1,\n)\n\n\ndef f():\n    "doc"\n    return x  # yes\n'
+    assert sorted(code_lines(text, ast.parse(text))) == [5, 6, 7, 10, 12]
+
+
+def test_modules_are_small() -> None:
+    sizes = {
+        path: len(code_lines(load(path).text, load(path).tree)) for path in python_files([*PACKAGE, *SCRIPTS])
+    }
+    problems = [
+        f"{path.relative_to(ROOT)}: {size} lines" for path, size in sizes.items() if size > MODULE_LINES
+    ]
+    assert not problems, listed(problems)
+
+
+def test_functions_are_small() -> None:
+    problems = []
+    for module in map(load, python_files([*PACKAGE, *SCRIPTS])):
+        lines = code_lines(module.text, module.tree)
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = len(lines & set(range(node.lineno, (node.end_lineno or 0) + 1)))
+                problems += (
+                    [f"{module.at(node.lineno)}: {node.name} {size} lines"] if size > FUNCTION_LINES else []
+                )
+    assert not problems, listed(problems)
+
+
+# == public face
+
+
+def test_public_face_is_sorted_and_complete() -> None:
+    tree = load(ROOT / "taskq" / "__init__.py").tree
+    exported = [name for node in tree.body if isinstance(node, ast.Assign) for name in all_names(node)]
+    bound = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if not alias.name.startswith("_")
+    }
+    assert exported == sorted(exported)
+    assert set(exported) - {"__version__"} == bound - {"__version__"}
+    assert all(hasattr(taskq, name) for name in exported)
+
+
+def all_names(node: ast.Assign) -> list[str]:
+    return list(ast.literal_eval(node.value)) if ast.unparse(node.targets[0]) == "__all__" else []
+
+
+def test_public_face_has_docstrings() -> None:
+    problems = []
+    for name in getattr(taskq, "__all__", ()):
+        thing = getattr(taskq, name)
+        if (isclass(thing) or isroutine(thing)) and thing.__module__.startswith("taskq"):
+            problems += undocumented(name, thing)
+    assert not problems, listed(problems)
+
+
+def undocumented(name: str, thing: object) -> list[str]:
+    missing = [] if (getattr(thing, "__doc__", None) or "").strip() else [name]
+    if isclass(thing):
+        members = {key: member for key, member in vars(thing).items() if not key.startswith("_")}
+        documented = (staticmethod, classmethod, property)
+        missing += [
+            f"{name}.{key}"
+            for key, member in members.items()
+            if (isroutine(member) or isinstance(member, documented)) and not getdoc(getattr(thing, key))
+        ]
+    return missing
+
+
+# == comments, tests
+
+SUPPRESSIONS: Final = (
+    ("noqa", re.compile(r"# noqa: [A-Z]+[0-9]+(, ?[A-Z]+[0-9]+)* - \S.+")),
+    ("type: ignore", re.compile(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \S.+")),
+    ("pyright: ignore", re.compile(r"# pyright: ignore\[\w+(, ?\w+)*\]  # \S.+")),
+    ("pragma: no ", re.compile(r"# pragma: no (cover|branch) - \S.+")),
+)
+
+
+def test_each_suppression_names_its_rule_and_its_reason() -> None:
+    problems = [
+        f"{module.at(token.start[0])}: {token.string}"
+        for module in map(load, ALL_FILES)
+        for token in tokenize.generate_tokens(io.StringIO(module.text).readline)
+        if token.type == tokenize.COMMENT and not justified(token.string)
+    ]
+    assert not problems, listed(problems)
+
+
+def justified(comment: str) -> bool:
+    return all(shape.search(comment) for mark, shape in SUPPRESSIONS if re.match(rf"#\s*{mark}", comment))
+
+
+@pytest.mark.parametrize(
+    ("comment", "good"),
+    [
+        ("# why it is so", True),
+        ("# noqa: FBT001, FBT002 - Celery's signature", True),
+        ("# noqa: FBT001", False),
+        ("# noqa", False),
+        ("# type: ignore[arg-type]  # the test hands in a wrong value", True),
+        ("# type: ignore[arg-type]", False),
+        ("# pragma: no cover", False),
+    ],
+)
+def test_justified(comment: str, good: bool) -> None:  # noqa: FBT001 - a parametrised value
+    assert justified(comment) is good
+
+
+def test_tests_do_not_sleep() -> None:
+    """Tests wait for events or poll with `tests/polling.py`; only the body of a task may take its time."""
+    problems = [
+        f"{module.at(node.lineno)}: {ast.unparse(node)}"
+        for module in map(load, python_files(["tests"]))
+        if module.path.name != "polling.py"
+        for node in walk_outside_tasks(module.tree)
+        if isinstance(node, ast.Call) and sleeps(node)
+    ]
+    assert not problems, listed(problems)
+
+
+def walk_outside_tasks(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not is_task(child):
+            yield from walk_outside_tasks(child)
+
+
+def is_task(node: ast.AST) -> bool:
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
+    names = [ast.unparse(item.func if isinstance(item, ast.Call) else item) for item in decorators]
+    return any(name.split(".")[-1] in {"task", "shared_task"} for name in names)
+
+
+def sleeps(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name in {"time.sleep", "asyncio.sleep", "sleep", "anyio.sleep"} and [
+        ast.unparse(x) for x in call.args
+    ] != ["0"]
