@@ -4,11 +4,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
+async def eventually(
+    probe: Callable[[], Awaitable[T]], *, within: float = 10.0, every: float = 0.01
+) -> T: ...
+@overload
+async def eventually(probe: Callable[[], T], *, within: float = 10.0, every: float = 0.01) -> T: ...
 async def eventually(
     probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, every: float = 0.01
 ) -> T:

@@ -1,0 +1,51 @@
+"""What the contract suites must know of an adapter beyond its `Features`."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from taskq.broker import Broker, Queue
+from taskq.store import ResultStore
+
+
+@dataclass
+class BrokerSite:
+    """A fresh broker that several independent connections can reach.
+
+    `urgent_first` are four priorities it tells apart, the most urgent first. `queue` declares a queue.
+    `rename` makes a queue name the test's own, where the server is shared. `put_raw` puts bytes into a queue
+    as an unfriendly program would (None where nobody can). `unreachable` is a URL of the same scheme that
+    cannot be opened, with the password `s3cret` where a URL has one.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    queue: Callable[[str], Queue] = Queue
+    rename: Callable[[str], str] = str
+    urgent_first: tuple[int, int, int, int] = (9, 6, 3, 0)
+    put_raw: Callable[[str, bytes], Awaitable[None]] | None = None
+    unreachable: str | None = None
+
+
+class ConnectBroker(Protocol):
+    """Opens one more connection to the site's broker; all are closed when the test ends."""
+
+    async def __call__(self, *, lease: float = 30.0) -> Broker: ...
+
+
+@dataclass
+class StoreSite:
+    """A fresh result store that several independent connections can reach.
+
+    `watchers` counts the subscriptions to a task that a connection holds.
+    """
+
+    url: str
+    watchers: Callable[[ResultStore, str], int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ConnectStore(Protocol):
+    """Opens one more connection to the site's store; all are closed when the test ends."""
+
+    async def __call__(self, *, expires: float | None = 3600.0) -> ResultStore: ...
