@@ -11,9 +11,14 @@ import pytest
 
 from taskq.broker import Broker, BrokerConfig, open_broker
 from taskq.broker_adapters.memory import HUBS
-from tests.contract.sites import BrokerSite, ConnectBroker
+from taskq.store import ResultStore, StoreConfig, open_store
+from taskq.stores.memory import HUBS as STORE_HUBS
+from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 
 BROKERS = [
+    "memory",
+]
+STORES = [
     "memory",
 ]
 
@@ -45,5 +50,31 @@ async def connect(site: BrokerSite) -> AsyncIterator[ConnectBroker]:
             await broker.open()
             stack.push_async_callback(broker.close)
             return broker
+
+        yield open_one
+
+
+@pytest.fixture
+def store_memory() -> StoreSite:
+    url = f"memory://{uuid.uuid4()}"
+    return StoreSite(url, watchers=lambda _, task_id: STORE_HUBS[url].watchers(task_id))
+
+
+@pytest.fixture(params=STORES)
+def store_site(request: pytest.FixtureRequest) -> StoreSite:
+    found = request.getfixturevalue(f"store_{request.param}")
+    assert isinstance(found, StoreSite)
+    return found
+
+
+@pytest.fixture
+async def connect_store(store_site: StoreSite) -> AsyncIterator[ConnectStore]:
+    async with AsyncExitStack() as stack:
+
+        async def open_one(*, expires: float | None = 3600.0) -> ResultStore:
+            store = open_store(StoreConfig(store_site.url, expires=expires, options=store_site.options))
+            await store.open()
+            stack.push_async_callback(store.close)
+            return store
 
         yield open_one

@@ -37,12 +37,14 @@ class ConnectBroker(Protocol):
 class StoreSite:
     """A fresh result store that several independent connections can reach.
 
-    `watchers` counts the subscriptions to a task that a connection holds.
+    `watchers` counts the running `watch`es of a task over a connection (1 will do for several, where they share
+    one subscription). `unreachable` as above.
     """
 
     url: str
     watchers: Callable[[ResultStore, str], int]
     options: Mapping[str, Any] = field(default_factory=dict)
+    unreachable: str | None = None
 
 
 class ConnectStore(Protocol):
