@@ -30,7 +30,8 @@ class Features:
 class Queue:
     """A queue and how messages reach it. Only `name` is needed: the rest follows Celery's defaults.
 
-    `exchange` and `routing_key` default to the name, `exchange_type` is direct, topic or fanout.
+    In `task_queues`, an empty `exchange` or `routing_key` means that of the default queue (`task_default_...`).
+    `exchange_type` is direct, topic or fanout.
     `arguments` go to the broker as they are (RabbitMQ: `x-max-priority`, `x-queue-type`, ...).
     """
 

@@ -115,7 +115,7 @@ IMPORTS_INSIDE: Final = (
 )
 
 #: Modules that may import by a name found at run time.
-IMPORTS_BY_NAME: Final = ("taskq.broker", "taskq.loader", "taskq.settings", "taskq.cli*")
+IMPORTS_BY_NAME: Final = ("taskq.broker", "taskq.finder", "taskq.loader", "taskq.symbols", "taskq.cli*")
 
 #: Where code is ours to judge. taskq/worker and taskq/broker_adapters are links to the folders at the top.
 PACKAGE: Final = ("taskq", "worker", "broker_adapters")

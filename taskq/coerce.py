@@ -1,0 +1,214 @@
+"""Settings' types: what each accepts, how its text is read, and how it is described."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One type of setting: `check` takes a Python value, `parse` takes text; both raise ValueError."""
+
+    description: str
+    check: Callable[[Any], Any]
+    parse: Callable[[str], Any]
+
+
+def coerce(annotation: Any, value: Any) -> Any:
+    """A Python value as a setting of this type holds it. Raises ValueError."""
+    return _first(annotation, lambda kind: kind.check(value))
+
+
+def parse(annotation: Any, text: str) -> Any:
+    """The value that a text (environment, command line) means for this type. Raises ValueError."""
+    return _first(annotation, lambda kind: kind.parse(text.strip()))
+
+
+def describe(annotation: Any) -> str:
+    """What a setting of this type takes, for error messages and the manual."""
+    return " or ".join(kind.description for kind in kinds(annotation))
+
+
+def kinds(annotation: Any) -> list[Kind]:
+    """The kinds a setting's annotation consists of, None first: its text ("none", "") is never another's."""
+    if get_origin(annotation) in {Union, UnionType}:
+        members = [kind for member in get_args(annotation) for kind in kinds(member)]
+        return sorted(members, key=lambda kind: kind is not _NONE)
+    if get_origin(annotation) is Annotated:
+        kind = get_args(annotation)[1]
+        return [kind] if isinstance(kind, Kind) else kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return [_choice(get_args(annotation))]
+    return [_PLAIN[get_origin(annotation) or annotation]]
+
+
+def _first(annotation: Any, attempt: Callable[[Kind], Any]) -> Any:
+    for kind in kinds(annotation):
+        try:
+            return attempt(kind)
+        except ValueError:
+            continue
+    raise ValueError(f"expected {describe(annotation)}")
+
+
+# --- plain kinds --------------------------------------------------------------------------------------------
+
+
+def _instance(*types: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        # bool is an int to Python, but True is no number of workers.
+        if isinstance(value, types) and (bool in types or not isinstance(value, bool)):
+            return value
+        raise ValueError
+
+    return check
+
+
+def _check_none(value: Any) -> None:
+    if value is not None:
+        raise ValueError
+
+
+def _parse_none(text: str) -> None:
+    if text.lower() not in {"", "none", "null"}:
+        raise ValueError
+
+
+_BOOLS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def _parse_bool(text: str) -> bool:
+    try:
+        return _BOOLS[text.lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _check_mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError  # noqa: TRY004 - one exception type says "not this kind"
+    return dict(value)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text)  # JSONDecodeError is a ValueError
+
+
+def _parse_any(text: str) -> Any:
+    """JSON where it looks like JSON, else the text: a queue's name, the dotted path of a router."""
+    return _parse_json(text) if text[:1] in {"{", "["} else text
+
+
+_NONE = Kind("None", _check_none, _parse_none)
+_PLAIN: dict[Any, Kind] = {
+    NoneType: _NONE,
+    bool: Kind("true or false", _instance(bool), _parse_bool),
+    int: Kind("a whole number", _instance(int), int),
+    float: Kind("a number", _instance(int, float), float),
+    str: Kind("text", _instance(str), str),
+    dict: Kind("a mapping", _check_mapping, lambda text: _check_mapping(_parse_json(text))),
+    Any: Kind("any value", lambda value: value, _parse_any),
+}
+
+
+def _choice(choices: tuple[Any, ...]) -> Kind:
+    by_text = {str(choice).lower(): choice for choice in choices}
+
+    def check(value: Any) -> Any:
+        # `1 == True`: the type must agree as well.
+        for choice in choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        raise ValueError
+
+    def parse_choice(text: str) -> Any:
+        try:
+            return by_text[text.lower()]
+        except KeyError:
+            raise ValueError from None
+
+    return Kind(" or ".join(repr(choice) for choice in choices), check, parse_choice)
+
+
+# --- kinds with a meaning -----------------------------------------------------------------------------------
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw])\s*)+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "90", "1.5h", "10s" or "1h30m". Raises ValueError."""
+    if not _DURATION.fullmatch(text):
+        return float(text)
+    return float(sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+
+
+def _check_seconds(value: Any) -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, str):
+        value = parse_duration(value)
+    number: float = _instance(int, float)(value)
+    if not number >= 0:  # NaN too
+        raise ValueError
+    return number
+
+
+def _at_least(minimum: int) -> Kind:
+    def check(value: Any) -> int:
+        number: int = _instance(int)(value)
+        if number < minimum:
+            raise ValueError
+        return number
+
+    return Kind(f"a whole number of at least {minimum}", check, lambda text: check(int(text)))
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return _split(value)
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise ValueError  # noqa: TRY004 - as above
+    return tuple(_PLAIN[str].check(item) for item in value)
+
+
+def _check_url(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ";".join(_check_url(item) for item in value)
+    text: str = _PLAIN[str].check(value)
+    return text
+
+
+#: Seconds as a number, a timedelta, or text such as "10s", "5m", "1h30m".
+Seconds: TypeAlias = Annotated[
+    float,
+    Kind('seconds (a number, a timedelta, or text like "10s", "5m", "2h")', _check_seconds, _check_seconds),
+]
+#: A whole number of at least one.
+Count: TypeAlias = Annotated[int, _at_least(1)]
+#: A whole number of at least zero.
+Amount: TypeAlias = Annotated[int, _at_least(0)]
+#: Several names: a list, or text separated by commas.
+Names: TypeAlias = Annotated[
+    tuple[str, ...], Kind("names (a list, or text separated by commas)", _check_names, _split)
+]
+#: A URL, or several for failover: a list, or text separated by `;`.
+Url: TypeAlias = Annotated[str, Kind("a URL, or several (a list, or text separated by `;`)", _check_url, str)]
