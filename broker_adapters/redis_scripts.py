@@ -155,6 +155,7 @@ return back
 )
 
 #: KEYS unacked, index, leases, parked      ARGV most, key prefix, separator of priority steps
+#: `parked` has queue names by the time their first message is due; `parked:<queue>` has that queue's tags by time.
 #: Moves parked messages that are due to the head of their lists, and looks for leases that have run out; both
 #: from the last to the first, so that the oldest ends at the head.
 #: Returns {moved, seconds until the next is due or '', {tag, ...}, {claim, ...}}.
@@ -163,18 +164,25 @@ SWEEP: Final = Script(
     + _ENTRY
     + _MAY_GROW
     + """
-local due = redis.call('ZREVRANGEBYSCORE', KEYS[4], text(now), '-inf', 'LIMIT', 0, ARGV[1])
-for _, tag in ipairs(due) do
+local function move(tag, queue)
   local claim = redis.call('HGET', KEYS[1], tag)
-  if claim then
-    local raw, queue = entry(claim)
-    local list, step = ARGV[2] .. cjson.decode('["' .. queue .. '"]')[1], string.match(tag, '^taskq:(%d*):')
-    if step ~= '0' then list = list .. ARGV[3] .. step end
-    redis.call('RPUSH', list, raw)
-    redis.call('HDEL', KEYS[1], tag)
-    redis.call('ZREM', KEYS[2], tag)
+  if not claim then return end
+  local list, step = ARGV[2] .. queue, string.match(tag, '^taskq:(%d*):')
+  if step ~= '0' then list = list .. ARGV[3] .. step end
+  redis.call('RPUSH', list, (entry(claim)))
+  redis.call('HDEL', KEYS[1], tag)
+  redis.call('ZREM', KEYS[2], tag)
+end
+local moved = 0
+for _, queue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', text(now))) do
+  local parked = KEYS[4] .. ':' .. queue
+  for _, tag in ipairs(redis.call('ZREVRANGEBYSCORE', parked, text(now), '-inf', 'LIMIT', 0, ARGV[1])) do
+    move(tag, queue)
+    redis.call('ZREM', parked, tag)
+    moved = moved + 1
   end
-  redis.call('ZREM', KEYS[4], tag)
+  local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')[2]
+  if first then redis.call('ZADD', KEYS[4], first, queue) else redis.call('ZREM', KEYS[4], queue) end
 end
 local next = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
 local tags, claims = {}, {}
@@ -187,18 +195,21 @@ for _, tag in ipairs(redis.call('ZREVRANGEBYSCORE', KEYS[3], text(now), '-inf', 
     redis.call('ZREM', KEYS[2], tag)
   end
 end
-return {#due, next and text(tonumber(next) - now) or '', tags, claims}
+return {moved, next and text(tonumber(next) - now) or '', tags, claims}
 """
 )
 
-#: KEYS unacked, index, leases, parked      ARGV tag, due, tag, due, ...
+#: KEYS unacked, index, leases, parked      ARGV tag, queue, due, tag, queue, due, ...
 PARK: Final = Script(
     _MAY_GROW
     + """
-for i = 1, #ARGV, 2 do
-  if redis.call('ZREM', KEYS[3], ARGV[i]) == 1 then
-    redis.call('ZADD', KEYS[2], 'XX', ARGV[i + 1], ARGV[i])
-    redis.call('ZADD', KEYS[4], ARGV[i + 1], ARGV[i])
+for i = 1, #ARGV, 3 do
+  local tag, queue, due = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if redis.call('ZREM', KEYS[3], tag) == 1 then
+    redis.call('ZADD', KEYS[2], 'XX', due, tag)
+    redis.call('ZADD', KEYS[4] .. ':' .. queue, due, tag)
+    local first = redis.call('ZSCORE', KEYS[4], queue)
+    if not first or tonumber(due) < tonumber(first) then redis.call('ZADD', KEYS[4], due, queue) end
   end
 end
 """
@@ -245,15 +256,24 @@ end
 return {letters, times}
 """)
 
-#: KEYS list...      Returns how many messages were removed.
-PURGE: Final = Script("""
-local gone = 0
-for _, list in ipairs(KEYS) do
-  gone = gone + redis.call('LLEN', list)
-  redis.call('DEL', list)
+#: KEYS unacked, index, parked, list...      ARGV queue      Returns how many messages were removed.
+PURGE: Final = Script(
+    _NOW
+    + """
+local gone, parked = 0, KEYS[3] .. ':' .. ARGV[1]
+for i = 4, #KEYS do
+  gone = gone + redis.call('LLEN', KEYS[i])
+  redis.call('DEL', KEYS[i])
 end
+each(redis.call('ZRANGE', parked, 0, -1), 1, function(...)
+  gone = gone + redis.call('HDEL', KEYS[1], ...)
+  redis.call('ZREM', KEYS[2], ...)
+end)
+redis.call('DEL', parked)
+redis.call('ZREM', KEYS[3], ARGV[1])
 return gone
-""")
+"""
+)
 
 #: KEYS mutex      ARGV token      Celery's compare-and-delete.
 UNLOCK: Final = Script("""

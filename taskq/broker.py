@@ -13,6 +13,12 @@ from taskq.message import DeadLetter, Delivery, Message
 BROKERS: dict[str, str] = {
     "memory": "taskq.broker_adapters.memory:MemoryBroker",
     "sqlite": "taskq.broker_adapters.sqlite:SqliteBroker",
+    "redis": "taskq.broker_adapters.redis:RedisBroker",
+    "rediss": "taskq.broker_adapters.redis:RedisBroker",
+    "redis+socket": "taskq.broker_adapters.redis:RedisBroker",
+    "sentinel": "taskq.broker_adapters.redis:RedisBroker",
+    "valkey": "taskq.broker_adapters.redis:RedisBroker",
+    "valkeys": "taskq.broker_adapters.redis:RedisBroker",
 }
 
 

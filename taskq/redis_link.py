@@ -28,13 +28,33 @@ class Script:
         self.text = text
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
+    def command(self, keys: Sequence[Any], args: Sequence[Any]) -> tuple[Any, ...]:
+        """The command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
     async def run(self, session: Session, keys: Sequence[Any], args: Sequence[Any]) -> Reply:
-        """Run it; where the server does not know it (a fresh one, SCRIPT FLUSH) nothing ran, and it is loaded."""
-        [future] = session.send(("EVALSHA", self.sha, len(keys), *keys, *args))
-        reply = await future
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-            return await session.call("EVAL", self.text, len(keys), *keys, *args)
+        """Run it; a server that does not know it (a fresh one, SCRIPT FLUSH) ran nothing, and is told."""
+        [reply] = await run_scripts(session, [(self, keys, args)])
         return session.checked(reply)
+
+
+Call = tuple[Script, Sequence[Any], Sequence[Any]]
+
+
+async def run_scripts(session: Session, calls: Sequence[Call]) -> list[Reply]:
+    """Run these scripts in one round trip; the replies may be errors, as values."""
+    futures = session.send(*[script.command(keys, args) for script, keys, args in calls])
+    replies = [await future for future in futures]
+    for at, (script, keys, args) in enumerate(calls):
+        if is_unknown_script(replies[at]):
+            [future] = session.send(("EVAL", script.text, len(keys), *keys, *args))
+            replies[at] = await future
+    return replies
+
+
+def is_unknown_script(reply: Reply) -> bool:
+    """Whether a script did not run because the server does not know it."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 class Link:
@@ -55,7 +75,7 @@ class Link:
         self._on_connect = on_connect
         self._session: Session | None = None
         self._connecting = asyncio.Lock()
-        self._closed = False
+        self._closing = asyncio.Event()
 
     async def session(self) -> Session:
         """The live session, after connecting if need be.
@@ -67,7 +87,7 @@ class Link:
         if session is not None and session.broken is None:
             return session
         async with self._connecting:
-            if self._closed:
+            if self._closing.is_set():
                 raise OperationalError(f"{self._target.shown}: closed")
             if self._session is None or self._session.broken is not None:
                 self._session = await self._connect()
@@ -112,7 +132,7 @@ class Link:
                 session = await self.session()
             except OperationalError as error:
                 # Also a refused login: it may be put right while we try.
-                if self._closed:
+                if self._closing.is_set():
                     raise
                 tries = await self._pause(tries, error)
                 continue
@@ -128,11 +148,15 @@ class Link:
     async def _pause(self, tries: int, error: OperationalError) -> int:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         logger.warning("%s; trying again in %.1f s", error, pause)
-        await asyncio.sleep(pause)
+        try:
+            async with asyncio.timeout(pause):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
         return tries + 1
 
     def close(self) -> None:
         """Drop the connection; there will be no other."""
-        self._closed = True
+        self._closing.set()
         if self._session is not None:
             self._session.abort("closed")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.asyncio import Redis
 
 from taskq.broker import Broker, BrokerConfig, open_broker
 from taskq.broker_adapters.memory import HUBS
@@ -17,6 +18,7 @@ from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreS
 
 BROKERS = [
     "memory",
+    pytest.param("redis", marks=pytest.mark.redis),
 ]
 STORES = [
     "memory",
@@ -31,6 +33,27 @@ def broker_memory() -> BrokerSite:
         HUBS[url].add([(queue, 0, raw)])
 
     return BrokerSite(url, put_raw=put_raw)
+
+
+@pytest.fixture
+async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
+    """All keys begin with a prefix of the test's own: the server is shared."""
+    prefix = f"taskq-test-{uuid.uuid4()}:"
+    client = Redis.from_url(f"{redis_url}/9")
+
+    async def put_raw(queue: str, raw: bytes) -> None:
+        await client.execute_command("LPUSH", prefix + queue, raw)
+
+    yield BrokerSite(
+        f"{redis_url}/9",
+        options={"global_keyprefix": prefix},
+        urgent_first=(0, 3, 6, 9),
+        put_raw=put_raw,
+        unreachable="redis://user:s3cret@127.0.0.1:1/0",
+    )
+    if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
+        await client.delete(*keys)
+    await client.aclose()
 
 
 @pytest.fixture(params=BROKERS)
