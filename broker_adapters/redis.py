@@ -36,7 +36,9 @@ class RedisBroker:
     features: ClassVar[Features] = Features(leases=True)
 
     def __init__(self, config: BrokerConfig) -> None:
-        target = parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name=config.name)
+        target = parse_target(
+            config.url, config.options, config.ssl, timeout=config.timeout, name=config.name
+        )
         self._lease = config.lease
         self._layout = read_layout(config.options, target.endpoints[0].db)
         self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
@@ -129,7 +131,9 @@ class RedisBroker:
             return []
         letters, times = await self._link.run(EXHUME, self._dead_keys, list(dict.fromkeys(ids)))
         found = zip(dict.fromkeys(ids), times, letters, strict=True)
-        return [_letter(name.encode(), float(at or 0), letter) for name, at, letter in found if letter is not None]
+        return [
+            _letter(name.encode(), float(at or 0), letter) for name, at, letter in found if letter is not None
+        ]
 
     @property
     def _dead_keys(self) -> tuple[str, str]:

@@ -275,7 +275,9 @@ class RedisConsumer:
             calls.append(self._bury(letters))
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
-            await self._link.insist(partial(self._run, calls=calls, forget=[_task_id(d.message) for d in over]))
+            await self._link.insist(
+                partial(self._run, calls=calls, forget=[_task_id(d.message) for d in over])
+            )
             self._release([*tags, *(claim.tag for claim in back), *(tag for tag, _, _ in letters)])
 
     async def _run(self, session: Session, *, calls: Sequence[Call], forget: Sequence[str]) -> None:
@@ -316,9 +318,7 @@ class RedisConsumer:
         if not ours:
             return []
         args = [self._lease, self._ahead, *(delivery.tag.tag for delivery in ours)]
-        lost = await self._link.insist(
-            lambda session: RENEW.run(session, self._layout.custody, args)
-        )
+        lost = await self._link.insist(lambda session: RENEW.run(session, self._layout.custody, args))
         return [ours[place - 1] for place in lost]
 
     # -- close

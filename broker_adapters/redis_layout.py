@@ -117,7 +117,7 @@ def _fanout(prefix: bool | str, db: int) -> str:  # noqa: FBT001 - Celery's opti
 
 
 def topic_pattern(key: str) -> str:
-    """kombu's regular expression for a topic binding, to the letter: `*` is one word, `#` any text."""
+    """The regular expression of kombu for a topic binding, to the letter: `*` is one word, `#` any text."""
     words = {"*": r"[^\.]+", "#": ".*?"}
     escaped = "".join(c if c.isalnum() or c in ".#*" else rf"\{c}" for c in key)
     return "^" + r"\.".join(words.get(word, word) for word in escaped.split(".")) + "$"

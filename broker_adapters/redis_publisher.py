@@ -41,7 +41,9 @@ Pushes = Mapping[str, Sequence[tuple[int, bytes]]]
 class RedisPublisher:
     """Publishes for one broker object."""
 
-    def __init__(self, link: Link, layout: Layout, shown: str, queue: Callable[[str], Queue], timeout: float) -> None:
+    def __init__(
+        self, link: Link, layout: Layout, shown: str, queue: Callable[[str], Queue], timeout: float
+    ) -> None:
         self._link = link
         self._layout = layout
         self._shown = shown
@@ -147,7 +149,9 @@ class RedisPublisher:
             return
         if len(self._declared) > MOST_NAMES:
             self._declared.clear()
-        for reply in [await future for future in session.send(*binding_commands(self._layout, map(self._queue, new)))]:
+        for reply in [
+            await future for future in session.send(*binding_commands(self._layout, map(self._queue, new)))
+        ]:
             session.checked(reply)
         self._declared.update(new)
 
@@ -164,7 +168,9 @@ class RedisPublisher:
                 error = refusal(refused.decode(), self._shown)
                 failures.update((at, error) for at, _ in items)
 
-    async def _until_known(self, keys: Sequence[str], args: Sequence[Any], names: Sequence[str]) -> Sequence[bytes]:
+    async def _until_known(
+        self, keys: Sequence[str], args: Sequence[Any], names: Sequence[str]
+    ) -> Sequence[bytes]:
         """Send until it is known what became of it; returns why each list refused, b"" for those that did not."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         session = await self._link.session()

@@ -153,7 +153,11 @@ _REFUSALS: Final[Sequence[tuple[str, type[OperationalError], str]]] = (
     ("WRONGPASS", OperationalError, "wrong user or password: check the URL"),
     ("NOAUTH", OperationalError, "Redis wants a password: put it into the URL"),
     ("NOPERM", OperationalError, "this user may not do that: widen its ACL"),
-    ("WRONGTYPE", OperationalError, "a key of ours holds another type of value: does another program use it?"),
+    (
+        "WRONGTYPE",
+        OperationalError,
+        "a key of ours holds another type of value: does another program use it?",
+    ),
     ("MOVED", OperationalError, _CLUSTER),
     ("CROSSSLOT", OperationalError, _CLUSTER),
 )

@@ -28,7 +28,17 @@ _REQUIREMENTS: Final = {
     "required": ssl.CERT_REQUIRED,
 }
 _TLS_OPTIONS: Final = frozenset(
-    ("cert_reqs", "ca_certs", "ca_path", "ca_data", "certfile", "keyfile", "password", "check_hostname", "ciphers")
+    (
+        "cert_reqs",
+        "ca_certs",
+        "ca_path",
+        "ca_data",
+        "certfile",
+        "keyfile",
+        "password",
+        "check_hostname",
+        "ciphers",
+    )
 )
 _FALSE: Final = frozenset(("0", "false", "no", False))
 
@@ -120,7 +130,7 @@ class Target:
                     finally:
                         session.abort("asked")
             except (OSError, TimeoutError, OperationalError) as error:
-                problem = f"sentinel {sentinel.host}:{sentinel.port}: {error or 'no answer'}"
+                problem = f"sentinel {sentinel.host}:{sentinel.port}: {str(error) or 'no answer'}"
                 continue
             if found:
                 return replace(self.endpoints[0], host=found[0].decode(), port=int(found[1]))

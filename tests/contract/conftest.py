@@ -42,7 +42,7 @@ async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
     client = Redis.from_url(f"{redis_url}/9")
 
     async def put_raw(queue: str, raw: bytes) -> None:
-        await client.execute_command("LPUSH", prefix + queue, raw)
+        await client.eval("return redis.call('LPUSH', KEYS[1], ARGV[1])", 1, prefix + queue, raw)
 
     yield BrokerSite(
         f"{redis_url}/9",
