@@ -11,14 +11,11 @@ from taskq.message import DeadLetter, Delivery, Message
 
 #: URL scheme -> "module:Class". Others register under the entry-point group `taskq.brokers`.
 BROKERS: dict[str, str] = {
+    "amqp": "taskq.broker_adapters.amqp:AmqpBroker",
+    "amqps": "taskq.broker_adapters.amqp:AmqpBroker",
     "memory": "taskq.broker_adapters.memory:MemoryBroker",
+    "pyamqp": "taskq.broker_adapters.amqp:AmqpBroker",
     "sqlite": "taskq.broker_adapters.sqlite:SqliteBroker",
-    "redis": "taskq.broker_adapters.redis:RedisBroker",
-    "rediss": "taskq.broker_adapters.redis:RedisBroker",
-    "redis+socket": "taskq.broker_adapters.redis:RedisBroker",
-    "sentinel": "taskq.broker_adapters.redis:RedisBroker",
-    "valkey": "taskq.broker_adapters.redis:RedisBroker",
-    "valkeys": "taskq.broker_adapters.redis:RedisBroker",
 }
 
 
@@ -39,6 +36,8 @@ class Queue:
     In `task_queues`, an empty `exchange` or `routing_key` means that of the default queue (`task_default_...`).
     `exchange_type` is direct, topic or fanout.
     `arguments` go to the broker as they are (RabbitMQ: `x-max-priority`, `x-queue-type`, ...).
+    With `auto_delete` the queue is its consumer's own and goes with it: who publishes does not declare it, and
+    it has an exchange only if one is named.
     """
 
     name: str
@@ -47,6 +46,7 @@ class Queue:
     routing_key: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     durable: bool = True
+    auto_delete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class BrokerConfig:
     """What an adapter is built from.
 
     `url` is the whole URL, secrets included; `lease` is how many seconds a held delivery stays ours without a
-    renewal; `queue` gives the declaration of a queue by name; `options` are `broker_transport_options`;
+    renewal; `queue` gives the declaration of a queue by name; `queues` are those known beforehand (`task_queues`),
+    which tell what lies behind an exchange; `options` are `broker_transport_options`;
     `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
     `name` tells the broker's operator who is connected.
     """
@@ -62,6 +63,7 @@ class BrokerConfig:
     url: str
     lease: float = 30.0
     queue: Callable[[str], Queue] = Queue
+    queues: Sequence[Queue] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 4.0
     heartbeat: float = 15.0

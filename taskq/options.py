@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from taskq.near import near_match
-
 if TYPE_CHECKING:
-    from taskq.connection import Connection
-    from taskq.publisher import Publisher
+    from taskq.publisher import Producer
     from taskq.signature import AnySignature
+
+Link = "AnySignature | Sequence[AnySignature]"
 
 
 class RetryPolicy(TypedDict, total=False):
@@ -28,18 +27,15 @@ class RetryPolicy(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async`, `signature` and `send_task` take. Times are in seconds; naive datetimes mean UTC.
+    """What `apply_async`, `signature` and `send_task` take. Times are in seconds; naive datetimes mean UTC."""
 
-    The last block is what workflows put on the tasks they send; callers rarely need it.
-    """
-
-    task_id: str | None
+    task_id: str
     countdown: float | None
     eta: datetime | None
     expires: float | timedelta | datetime | None
     link: "AnySignature | Sequence[AnySignature] | None"
     link_error: "AnySignature | Sequence[AnySignature] | None"
-    retry: bool | None
+    retry: bool
     retry_policy: RetryPolicy | None
     serializer: str | None
     compression: str | None
@@ -57,31 +53,16 @@ class CallOptions(TypedDict, total=False):
     reply_to: str | None
     correlation_id: str | None
     delivery_mode: int | str | None
-    publisher: "Publisher | None"
-    producer: "Publisher | None"
-    connection: "Connection | None"
-
+    publisher: "Producer | None"
+    producer: "Producer | None"
+    connection: "Producer | None"
     root_id: str | None
     parent_id: str | None
     group_id: str | None
     group_index: int | None
-    retries: int | None
-    chain: Sequence[Mapping[str, Any]] | None
-    chord: "AnySignature | None"
-    replaced_task_nesting: int | None
+    retries: int
+    chord: Any
+    chain: Any
+    add_to_parent: bool
+    replaced_task_nesting: int
     stamped_headers: Sequence[str] | None
-
-
-KNOWN = frozenset(CallOptions.__annotations__)
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option nobody knows.
-
-    Raises:
-        TypeError: names the option, and the one that was probably meant.
-    """
-    stamped = options.get("stamped_headers") or ()
-    for name in options:
-        if name not in KNOWN and name not in stamped:
-            raise TypeError(f"unknown option {name!r} of a call.{near_match(name, KNOWN)}")

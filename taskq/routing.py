@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import translate
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 from taskq.broker import Queue
 from taskq.errors import ConfigError
@@ -144,7 +144,8 @@ def _route_function(router: Any) -> RouteFunction:
     if isinstance(router, list | tuple):
         return _by_pattern([router] if _is_pair(router) else router)
     if callable(router):
-        return cast("RouteFunction", router)
+        function: RouteFunction = router
+        return function
     raise ConfigError(f"task_routes: {router!r} is neither a mapping, pairs, a function nor the path of one")
 
 

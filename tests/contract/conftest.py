@@ -4,21 +4,22 @@
 """
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from redis.asyncio import Redis
 
-from taskq.broker import Broker, BrokerConfig, open_broker
+from taskq.broker import Broker, BrokerConfig, Queue, open_broker
 from taskq.broker_adapters.memory import HUBS
 from taskq.store import ResultStore, StoreConfig, open_store
 from taskq.stores.memory import HUBS as STORE_HUBS
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
+from tests.rabbit import rabbit_vhost
 
 BROKERS = [
     "memory",
-    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("amqp", marks=pytest.mark.rabbitmq),
+    pytest.param("amqp_plain", marks=pytest.mark.rabbitmq),
 ]
 STORES = [
     "memory",
@@ -35,25 +36,32 @@ def broker_memory() -> BrokerSite:
     return BrokerSite(url, put_raw=put_raw)
 
 
-@pytest.fixture
-async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
-    """All keys begin with a prefix of the test's own: the server is shared."""
-    prefix = f"taskq-test-{uuid.uuid4()}:"
-    client = Redis.from_url(f"{redis_url}/9")
+@pytest.fixture(scope="session")
+def amqp_vhost(amqp_url: str) -> Iterator[str]:
+    with rabbit_vhost(amqp_url) as url:
+        yield url
 
-    async def put_raw(queue: str, raw: bytes) -> None:
-        await client.eval("return redis.call('LPUSH', KEYS[1], ARGV[1])", 1, prefix + queue, raw)
 
-    yield BrokerSite(
-        f"{redis_url}/9",
-        options={"global_keyprefix": prefix},
-        urgent_first=(0, 3, 6, 9),
-        put_raw=put_raw,
-        unreachable="redis://user:s3cret@127.0.0.1:1/0",
+def amqp_site(url: str, **options: object) -> BrokerSite:
+    unique = uuid.uuid4().hex[:8]
+    return BrokerSite(
+        url,
+        options={"namespace": f"taskq-{unique}"} | options,
+        queue=lambda name: Queue(name, arguments={"x-max-priority": 10}),
+        rename=lambda name: f"{name}-{unique}",
+        unreachable="amqp://guest:s3cret@127.0.0.1:1//",
+        counts_delayed=False,
     )
-    if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
-        await client.delete(*keys)
-    await client.aclose()
+
+
+@pytest.fixture
+def broker_amqp(amqp_vhost: str) -> BrokerSite:
+    return amqp_site(amqp_vhost)
+
+
+@pytest.fixture
+def broker_amqp_plain(amqp_vhost: str) -> BrokerSite:
+    return amqp_site(amqp_vhost, codec=False)
 
 
 @pytest.fixture(params=BROKERS)

@@ -15,7 +15,8 @@ class BrokerSite:
     `urgent_first` are four priorities it tells apart, the most urgent first. `queue` declares a queue.
     `rename` makes a queue name the test's own, where the server is shared. `put_raw` puts bytes into a queue
     as an unfriendly program would (None where nobody can). `unreachable` is a URL of the same scheme that
-    cannot be opened, with the password `s3cret` where a URL has one.
+    cannot be opened, with the password `s3cret` where a URL has one. `counts_delayed` tells whether `size` and
+    `purge` see messages that are held back.
     """
 
     url: str
@@ -25,6 +26,7 @@ class BrokerSite:
     urgent_first: tuple[int, int, int, int] = (9, 6, 3, 0)
     put_raw: Callable[[str, bytes], Awaitable[None]] | None = None
     unreachable: str | None = None
+    counts_delayed: bool = True
 
 
 class ConnectBroker(Protocol):

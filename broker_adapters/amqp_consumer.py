@@ -1,0 +1,348 @@
+"""Receiving: a pull face over RabbitMQ's push, on a channel that is opened again whenever it is lost."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from taskq.broker_adapters.amqp_channel import DataChannel
+from taskq.broker_adapters.amqp_delay import plain_key
+from taskq.broker_adapters.amqp_link import Link
+from taskq.broker_adapters.amqp_records import DeadLetters, Deaths
+from taskq.broker_adapters.amqp_sender import DUE_HEADER, NEAR, Sender, open_data_channel
+from taskq.broker_adapters.amqp_topology import Topology
+from taskq.clock import now
+from taskq.errors import OperationalError, PublishErrors
+from taskq.message import Delivery, Message
+
+log = logging.getLogger("taskq.amqp")
+
+#: Seconds between tries to consume again, the first and the longest.
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+
+
+class Parts(NamedTuple):
+    """What a consumer shares with its broker; `link` and `topology` are for consuming."""
+
+    link: Link
+    sender: Sender
+    topology: Topology
+    deaths: Deaths
+    dead: DeadLetters
+
+
+class _Session:
+    """One channel and what is unsettled on it; gone with the channel, for the broker gives all of it back."""
+
+    def __init__(self) -> None:
+        self.channel: DataChannel | None = None
+        self.held: dict[int, Delivery] = {}  # by tag, in the order of arrival: tags only grow
+
+    def has(self, delivery: Delivery) -> bool:
+        """Whether the delivery came on this channel and is not settled."""
+        return self.held.get(delivery.tag) is delivery
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Remove these; one frame for the unbroken run at the front, for it covers all tags before."""
+        tags = {delivery.tag for delivery in deliveries if self.has(delivery)}
+        channel = self.channel
+        if channel is None or not tags:
+            return
+        run = []
+        for tag in self.held:
+            if tag not in tags:
+                break
+            run.append(tag)
+        if run:
+            channel.ack(run[-1], multiple=len(run) > 1)
+        for tag in run:
+            del self.held[tag]
+        for tag in tags.difference(run):
+            del self.held[tag]
+            channel.ack(tag, multiple=False)
+
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give these back."""
+        for delivery in deliveries:
+            if self.channel is not None and self.has(delivery):
+                del self.held[delivery.tag]
+                self.channel.requeue(delivery.tag)
+
+
+class AmqpConsumer:
+    """Receives from some queues; see `taskq.broker.Consumer`."""
+
+    def __init__(self, parts: Parts, queues: Sequence[str], prefetch: int) -> None:
+        link = self._link = parts.link
+        self._sender, self._topology, self._deaths, self._dead = (
+            parts.sender,
+            parts.topology,
+            parts.deaths,
+            parts.dead,
+        )
+        self._tags = {f"{link.config.name}-{number}": queue for number, queue in enumerate(queues)}
+        self._prefetch = max(1, prefetch // max(1, len(self._tags)))
+        self._session = _Session()
+        self._fresh: deque[Delivery] = deque()
+        self._suspects: deque[Delivery] = deque()  # delivered before: maybe they kill their workers
+        self._counted: set[Delivery] = set()  # suspects whose handing out is written down
+        self._early: list[tuple[float, int, Delivery]] = []
+        self._mine: dict[str, None] = {}  # ids that this process held when it lost its channel
+        self._news = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._closed = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def start(self) -> None:
+        """Begin to receive.
+
+        Raises:
+            OperationalError: the broker cannot be reached, or refuses.
+        """
+        await self._attach()
+        self._keeper = asyncio.create_task(self._keep(), name="taskq-amqp-consumer")
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while not self._closed:
+            self._news.clear()
+            if self._suspects and (old := await self._cleared(limit)):
+                return old
+            if batch := self._take(limit):
+                return batch
+            await self._wait()
+        return []
+
+    async def settle(
+        self,
+        *,
+        ack: Sequence[Delivery] = (),
+        requeue: Sequence[Delivery] = (),
+        reject: Sequence[tuple[Delivery, str]] = (),
+    ) -> None:
+        session = self._session
+        kept = [(delivery, reason) for delivery, reason in reject if session.has(delivery)]
+        returned = [delivery for delivery in requeue if session.has(delivery)]
+        try:
+            if kept:
+                await self._dead.bury([self._dead.of(delivery, reason) for delivery, reason in kept])
+            if returned:
+                await self._take_off(returned)
+        finally:
+            session.ack(ack)
+        session.ack([delivery for delivery, _ in kept])
+        session.requeue(returned)
+        await self._settled(session)
+
+    async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+        session = self._session
+        kept = [(delivery, until) for delivery, until in deliveries if session.has(delivery)]
+        copies = [
+            replace(delivery.message, exchange="", routing_key=delivery.queue, due=until)
+            for delivery, until in kept
+        ]
+        failures = await self._sender.send(copies) if copies else {}
+        session.ack([delivery for index, (delivery, _) in enumerate(kept) if index not in failures])
+        await self._settled(session)
+        if failures:
+            raise PublishErrors(failures)
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        return [delivery for delivery in held if not self._session.has(delivery)]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._detach()
+
+    # -- what arrives
+
+    def _arrived(self, session: _Session, queue_tag: str, delivery: Delivery) -> None:
+        if session is not self._session:
+            return
+        message, tag = delivery.message, delivery.tag
+        queue = delivery.queue = self._tags[queue_tag]
+        if message.exchange.startswith("celery_delayed_") or DUE_HEADER in message.headers:
+            due = self._undelay(message, queue)
+        else:
+            due = 0.0
+        session.held[tag] = delivery
+        if delivery.redelivered:
+            self._suspects.append(delivery)
+        elif 0 < due - now() <= NEAR + 1:
+            heappush(self._early, (due, tag, delivery))
+        else:
+            self._fresh.append(delivery)
+        self._news.set()
+
+    def _undelay(self, message: Message, queue: str) -> float:
+        """Take off what the delays put on; returns when it is due."""
+        due = message.headers.pop(DUE_HEADER, 0.0)
+        message.headers = {key: value for key, value in message.headers.items() if not _is_death_header(key)}
+        if message.exchange.startswith("celery_delayed_"):
+            declared = self._link.config.queue(queue)
+            direct = declared.exchange_type == "direct"
+            message.exchange = "" if direct else declared.exchange or queue
+            message.routing_key = queue if direct else plain_key(message.routing_key)
+        return due if isinstance(due, int | float) else 0.0
+
+    def _take(self, limit: int) -> list[Delivery]:
+        while self._early and self._early[0][0] <= now():
+            self._fresh.append(heappop(self._early)[2])
+        fresh = self._fresh
+        return [fresh.popleft() for _ in range(min(limit, len(fresh)))]
+
+    async def _wait(self) -> None:
+        if not self._early:
+            await self._news.wait()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, self._early[0][0] - now())):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _cleared(self, limit: int) -> list[Delivery]:
+        """Suspects that may be handed out, once that is written down.
+
+        One that saw a holder die twice goes alone among its kind: of those that are in the hands of a worker
+        when it dies, only the one that kills should come to its third death.
+        """
+        try:
+            await self._deaths.follow()
+        except OperationalError as error:
+            log.warning("deaths of holders are not counted now: %s", error)
+        chosen = self._choose(limit)
+        new = [delivery for delivery in chosen if delivery not in self._counted]
+        self._counted.update(new)
+        mine = [delivery for delivery in new if self._mine.pop(_id(delivery), _id(delivery)) is None]
+        blamed = [delivery for delivery in new if delivery not in mine]
+        try:
+            await self._deaths.add(blamed)
+        except OperationalError as error:
+            log.warning("a death is not written down: %s", error)
+        session = self._session
+        for delivery in chosen:
+            delivery.deaths = self._deaths.of(delivery)
+        handed = [delivery for delivery in chosen if session.has(delivery)]
+        for delivery in handed:
+            self._suspects.remove(delivery)
+        return handed
+
+    def _choose(self, limit: int) -> list[Delivery]:
+        chosen: list[Delivery] = []
+        held = self._session.held.values()
+        waiting = set(self._suspects)
+        serious = any(delivery.deaths > 1 for delivery in held if delivery not in waiting)
+        for delivery in self._suspects:
+            if self._deaths.of(delivery) >= 1:
+                if serious:
+                    continue
+                serious = True
+            chosen.append(delivery)
+            if len(chosen) == limit:
+                break
+        return chosen
+
+    # -- giving back
+
+    async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
+        """Write down that these come back in good order: but for suspects whose handing out was not written."""
+        told = [delivery for delivery in deliveries if not delivery.redelivered or delivery in self._counted]
+        try:
+            await self._deaths.take_off(told)
+        except OperationalError as error:
+            log.warning("messages given back will count as deaths: %s", error)
+
+    async def _settled(self, session: _Session) -> None:
+        self._counted = (
+            {delivery for delivery in self._counted if session.has(delivery)} if self._counted else set()
+        )
+        if self._suspects:
+            self._news.set()
+        if session.channel is not None and not session.channel.closed:
+            try:
+                await session.channel.flush()
+            except OperationalError as error:
+                log.info("what was settled comes again: %s", error)
+
+    async def _detach(self) -> None:
+        """Stop deliveries first, so that what is given back is all of it, then give back."""
+        session, channel = self._session, self._session.channel
+        if channel is None or channel.closed:
+            return
+        try:
+            for consumer_tag in self._tags:
+                await channel.cancel(consumer_tag)
+            rest = list(session.held.values())
+            await self._take_off(rest)
+            session.requeue(rest)
+            await channel.flush()
+            await channel.close()
+        except OperationalError as error:
+            log.info("the broker gives back what was held: %s", error)
+
+    # -- the channel
+
+    async def _attach(self) -> None:
+        for queue in self._tags.values():
+            await self._topology.queue(queue)
+        session = _Session()
+
+        def deliver(queue_tag: str, tag: int, redelivered: bool, message: Message) -> None:  # noqa: FBT001 - the protocol's own flag
+            self._arrived(session, queue_tag, Delivery(message, "", tag, redelivered))
+
+        channel = session.channel = await open_data_channel(self._link, confirms=False, deliver=deliver)
+        lost = asyncio.Event()
+        channel.on_closed.append(lost.set)
+        self._session, self._lost = session, lost
+        for consumer_tag, queue in self._tags.items():
+            await channel.consume(queue, consumer_tag, self._prefetch)
+        if channel.closed:
+            lost.set()
+
+    async def _keep(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            await self._lost.wait()
+            self._forget_held()
+            try:
+                await self._attach()
+                wait = _FIRST_WAIT
+            except OperationalError as error:
+                log.info("cannot consume yet: %s", error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _forget_held(self) -> None:
+        """The channel is gone: what it brought belongs to the broker again."""
+        for delivery in self._session.held.values():
+            self._mine[_id(delivery)] = None
+        while len(self._mine) > 10 * self._prefetch * len(self._tags):
+            del self._mine[next(iter(self._mine))]
+        self._session = _Session()
+        self._fresh.clear()
+        self._suspects.clear()
+        self._counted.clear()
+        self._early.clear()
+
+
+def _id(delivery: Delivery) -> str:
+    return str(delivery.message.headers.get("id") or delivery.message.correlation_id)
+
+
+def _is_death_header(name: str) -> bool:
+    # RabbitMQ sees a cycle in a message that is published again with them (celery-protocol.md 1.3).
+    return name == "x-death" or name.startswith(("x-first-death-", "x-last-death-"))

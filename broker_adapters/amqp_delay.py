@@ -1,0 +1,76 @@
+"""Delayed delivery as Celery >= 5.5 has it (celery-protocol.md 3.6): which exchange, key and queues. Pure.
+
+A message waits in queue L for 2^L seconds where bit L of its delay is 1 and passes level L by where it is 0,
+from level 27 down to 0, and arrives at `celery_delayed_delivery` with its whole key.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+LEVELS = 28
+#: The longest delay, in seconds: about 8.5 years.
+LONGEST = (1 << LEVELS) - 1
+ENTRY = f"celery_delayed_{LEVELS - 1}"
+DELIVERY = "celery_delayed_delivery"
+
+_PREFIX = 2 * LEVELS  # "0.1.0. ..."
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What one level declares: exchange and queue have one name, `passes_to` is the exchange behind."""
+
+    name: str
+    passes_to: str
+    waits: str  # key of those that wait here
+    skips: str  # key of those that pass by
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def levels(queue_type: str) -> Iterator[Level]:
+    """All levels, the last one first, so that whoever finds the entry finds what is behind it too."""
+    for level in range(LEVELS):
+        behind = f"celery_delayed_{level - 1}" if level else DELIVERY
+        stars = "*." * (LEVELS - 1 - level)
+        arguments: dict[str, Any] = {
+            "x-queue-type": queue_type,
+            "x-overflow": "reject-publish",
+            "x-message-ttl": (1 << level) * 1000,
+            "x-dead-letter-exchange": behind,
+        }
+        if queue_type == "quorum":
+            arguments["x-dead-letter-strategy"] = "at-least-once"
+        yield Level(f"celery_delayed_{level}", behind, f"{stars}1.#", f"{stars}0.#", arguments)
+
+
+def delayed_key(seconds: float, key: str) -> str:
+    """The routing key that makes a message wait this many whole seconds before it arrives under `key`.
+
+    >>> delayed_key(5, "gq")[-8:]
+    '1.0.1.gq'
+    """
+    bits = format(min(int(seconds), LONGEST), f"0{LEVELS}b")
+    return f"{'.'.join(bits)}.{key}"
+
+
+def plain_key(routing_key: str) -> str:
+    """The key without the delay in front, if there is one."""
+    if len(routing_key) > _PREFIX and not routing_key[:_PREFIX].strip("01."):
+        bits = routing_key[:_PREFIX]
+        if bits[1::2] == "." * LEVELS and "." not in bits[::2]:
+            return routing_key[_PREFIX:]
+    return routing_key
+
+
+def arrival_key(queue: str) -> str:
+    """What binds a queue to `celery_delayed_delivery` for its own name: exactly that, whatever its dots.
+
+    Celery's own `#.<key>` would give a message for `a.b` to the queue `b` too.
+    """
+    return f"{'*.' * LEVELS}{queue}"
+
+
+def celery_arrival_key(key: str) -> str:
+    """What Celery binds a queue of a topic exchange with."""
+    return key if key.startswith("#") else f"#.{key}"

@@ -1,0 +1,128 @@
+"""Publishing: one channel with confirms for everybody, hundreds of messages in flight."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from taskq.broker import Queue
+from taskq.broker_adapters.amqp_channel import DataChannel, Deliver, Failures
+from taskq.broker_adapters.amqp_delay import ENTRY, LONGEST, delayed_key
+from taskq.broker_adapters.amqp_link import Link
+from taskq.broker_adapters.amqp_plain import PlainChannel
+from taskq.broker_adapters.amqp_tapped import TappedChannel
+from taskq.broker_adapters.amqp_topology import Topology
+from taskq.clock import now
+from taskq.errors import PublishErrors, Unroutable
+from taskq.message import Message
+
+#: Where the exact time goes: the delays count whole seconds, the consumer waits for the rest of the last one.
+DUE_HEADER = "x-taskq-due"
+#: Messages due within these seconds go to their queue at once and are held by the consumer for that long.
+NEAR = 2.0
+
+
+async def open_data_channel(link: Link, *, confirms: bool, deliver: Deliver | None = None) -> DataChannel:
+    """A channel for messages: with our own codec, unless `broker_transport_options["codec"]` is False."""
+    kind = TappedChannel if link.config.options.get("codec", True) else PlainChannel
+    channel = kind(link, await link.channel(confirms=confirms), deliver)
+    await channel.start()
+    return channel
+
+
+class Sender:
+    """Sends messages over a link."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.topology = Topology(link)
+        self._channel: DataChannel | None = None
+        self._opening = asyncio.Lock()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """As `Broker.publish`."""
+        failures = await self.send(messages)
+        if len(failures) == len(messages) > 0:
+            raise next(iter(failures.values()))
+        if failures:
+            raise PublishErrors(failures)
+
+    async def send(self, messages: Sequence[Message]) -> Failures:
+        """Publish; index -> error of those not known to be safe.
+
+        Raises:
+            OperationalError: there is no connection: nothing was sent.
+        """
+        failures: Failures = {}
+        ready: list[Message] = []
+        places: list[int] = []
+        for index, message in enumerate(messages):
+            try:
+                ready.append(await self._route(message) if self._needs_care(message) else message)
+                places.append(index)
+            except Unroutable as error:
+                failures[index] = error
+        refused = await self._transmit(ready) if ready else {}
+        return failures | {places[index]: error for index, error in refused.items()}
+
+    async def _transmit(self, messages: Sequence[Message]) -> Failures:
+        channel = await self._open()
+        timeout = self.link.config.timeout
+        failures = await channel.send(messages, timeout)
+        lost = [
+            i for i, error in failures.items() if isinstance(error, Unroutable) and not messages[i].exchange
+        ]
+        if not lost:
+            return failures
+        # The queue was there, or was declared, and is gone: declare it and try once more.
+        for index in lost:
+            self.topology.forget(messages[index].routing_key)
+            await self.topology.target("", messages[index].routing_key)
+        again = await channel.send([messages[index] for index in lost], timeout)
+        kept = {index: error for index, error in failures.items() if index not in lost}
+        return kept | {lost[place]: error for place, error in again.items()}
+
+    def _needs_care(self, message: Message) -> bool:
+        return message.due is not None or not self.topology.knows(message.exchange, message.routing_key)
+
+    async def _route(self, message: Message) -> Message:
+        """Declare what takes the message; send it through the delays if it is for later."""
+        await self.topology.target(message.exchange, message.routing_key)
+        if message.due is None:
+            return message
+        headers = {**message.headers, DUE_HEADER: message.due}
+        queue = self._delayed_queue(message)
+        wait = message.due - now()
+        if wait < NEAR or queue is None:
+            return replace(message, headers=headers)
+        await self.topology.delays(queue.name)
+        key = message.routing_key if message.exchange else queue.name
+        return replace(
+            message, headers=headers, exchange=ENTRY, routing_key=delayed_key(min(wait, LONGEST), key)
+        )
+
+    def _delayed_queue(self, message: Message) -> Queue | None:
+        """The one queue the delays can give the message to; None: its worker holds or parks it instead."""
+        if not message.exchange:
+            return self.link.config.queue(message.routing_key)
+        queue = self.topology.behind(message.exchange, message.routing_key)
+        return queue if queue is not None and queue.exchange_type == "topic" else None
+
+    async def _open(self) -> DataChannel:
+        await self._unblocked()
+        channel = self._channel
+        if channel is not None and not channel.closed:
+            return channel
+        async with self._opening:
+            if self._channel is None or self._channel.closed:
+                self._channel = await open_data_channel(self.link, confirms=True)
+            return self._channel
+
+    async def _unblocked(self) -> None:
+        tap = self.link.tap
+        if not tap.blocked:
+            return
+        try:
+            async with asyncio.timeout(self.link.config.timeout):
+                await tap.unblocked.wait()
+        except TimeoutError:
+            raise self.link.full(maybe_accepted=False) from None
