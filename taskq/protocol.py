@@ -218,8 +218,8 @@ def _request(message: Message, headers: Mapping[str, Any], args: Any, kwargs: An
         group=get("group"),
         group_index=get("group_index"),
         shadow=get("shadow"),
-        eta=_moment("eta", get("eta")),
-        expires=_moment("expires", get("expires")),
+        eta=None if get("eta") is None else _moment("eta", headers["eta"]),
+        expires=None if get("expires") is None else _moment("expires", headers["expires"]),
         retries=_count("retries", get("retries")),
         timelimit=_limits(get("timelimit")),
         argsrepr=get("argsrepr"),
@@ -227,7 +227,7 @@ def _request(message: Message, headers: Mapping[str, Any], args: Any, kwargs: An
         origin=get("origin"),
         ignore_result=get("ignore_result"),
         replaced_task_nesting=_count("replaced_task_nesting", get("replaced_task_nesting")),
-        stamped_headers=_names(get("stamped_headers")),
+        stamped_headers=None if get("stamped_headers") is None else _names(headers["stamped_headers"]),
         stamps=get("stamps") or {},
         callbacks=links.get("callbacks"),
         errbacks=links.get("errbacks"),
@@ -296,12 +296,10 @@ def _is_signature(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("task"), str)
 
 
-def _moment(name: str, value: Any) -> datetime | None:
+def _moment(name: str, value: str | datetime) -> datetime:
     """A time in any form of ISO 8601; without an offset it is UTC."""
-    if value is None:
-        return None
     try:
-        return _aware(datetime.fromisoformat(value) if type(value) is str else value)
+        return _aware(datetime.fromisoformat(value) if isinstance(value, str) else value)
     except ValueError:
         raise DecodeError(f"the header {name} is no ISO 8601 time: {saferepr(value, 60)}") from None
 
@@ -327,9 +325,7 @@ def _is_limit(value: Any) -> bool:
     return value is None or ((type(value) is int or type(value) is float) and 0 <= value < 2**53)
 
 
-def _names(value: Sequence[Any] | None) -> list[str] | None:
-    if value is None:
-        return None
+def _names(value: Sequence[Any]) -> list[str]:
     if not all(isinstance(name, str) for name in value):
         raise DecodeError(f"the header stamped_headers is {saferepr(value, 60)}, not an array of names")
     return list(value)

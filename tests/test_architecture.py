@@ -95,6 +95,7 @@ PURE: Final = (
     "taskq.errors",
     "taskq.options",
     "taskq.serializers",
+    "taskq.kombu_json",
     "taskq.compression",
     "taskq.saferepr",
     "taskq.failures",
