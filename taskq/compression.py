@@ -122,13 +122,10 @@ def _deflate_brotli(data: bytes) -> bytes:
 
 def _inflate_brotli(data: bytes, limit: int) -> bytes:
     inflater = _brotli(DecodeError).Decompressor()
-    original = bytearray(inflater.process(data, output_buffer_limit=limit))
-    while not inflater.is_finished() and len(original) < limit:
-        more = inflater.process(b"", output_buffer_limit=limit - len(original))
-        if not more:
-            raise DecodeError("the brotli stream ends too early")
-        original += more
-    return bytes(original)
+    original: bytes = inflater.process(data, output_buffer_limit=limit)
+    if not inflater.is_finished() and len(original) < limit:
+        raise DecodeError("the brotli stream ends too early")
+    return original
 
 
 def _zstandard(error: type[Exception]) -> Any:

@@ -148,7 +148,7 @@ def test_celerys_worker_takes_our_message_in(app: Celery, channel: Any) -> None:
     strategy = celery.worker.strategy.default(app.tasks["wire.echo"], app, _Consumer(app, handed))
     message = read_by_kombu(channel, envelope.dumps(encode(call("json", [1, 2])), delivery_tag="t"))
     message.accept = {"application/json"}
-    strategy(message, message.body, lambda: None, lambda *_: None, [])
+    strategy(message, None, lambda: None, lambda *_: None, [])
     assert [(list(request.args), request.kwargs) for request in handed] == [([1, 2], {"k": 1})]
 
 
