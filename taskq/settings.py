@@ -42,7 +42,7 @@ class Settings(Layered):
     # --- Results ---
 
     result_backend: Url | None = None
-    """Where results go. None: into the broker's own file or memory with `sqlite://` and `memory://`, else nowhere (`disabled://`)."""
+    """Where results go; `disabled://`: nowhere. None: to where the broker is, from RabbitMQ straight to the caller (`rpc://`). (Celery's default is nowhere.)"""
     result_backend_transport_options: dict[str, Any] = {}  # noqa: RUF012 - as above
     """Options of the result store's adapter, for example `global_keyprefix` and `master_name` on Redis."""
     redis_backend_use_ssl: dict[str, Any] | None = None
