@@ -16,6 +16,12 @@ BROKERS: dict[str, str] = {
     "memory": "taskq.broker_adapters.memory:MemoryBroker",
     "pyamqp": "taskq.broker_adapters.amqp:AmqpBroker",
     "sqlite": "taskq.broker_adapters.sqlite:SqliteBroker",
+    "redis": "taskq.broker_adapters.redis:RedisBroker",
+    "rediss": "taskq.broker_adapters.redis:RedisBroker",
+    "redis+socket": "taskq.broker_adapters.redis:RedisBroker",
+    "sentinel": "taskq.broker_adapters.redis:RedisBroker",
+    "valkey": "taskq.broker_adapters.redis:RedisBroker",
+    "valkeys": "taskq.broker_adapters.redis:RedisBroker",
 }
 
 

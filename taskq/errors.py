@@ -21,7 +21,7 @@
 Names in brackets are Celery's and stay importable, since users catch them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -141,6 +141,14 @@ class Retry(Control):
         super().__init__(message)
         self.exc = exc
         self.when = when
+        #: What `Task.retry` was told to change in the call; None = as it was.
+        self.args_: Sequence[Any] | None = None
+        self.kwargs_: Mapping[str, Any] | None = None
+        self.options: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        when = f"in {self.when}s" if isinstance(self.when, int | float) else f"at {self.when}"
+        return super().__str__() or f"Retry {when}" + (f": {self.exc!r}" if self.exc is not None else "")
 
 
 class Ignore(Control):

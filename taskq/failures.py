@@ -113,7 +113,7 @@ def _known_class(module: str, name: str) -> type[Exception] | None:
         found = vars(found).get(part)
         if not isinstance(found, type):
             return None
-    return found if issubclass(found, Exception) else None
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
 def _rebuilt(cls: type[Exception], args: tuple[Any, ...]) -> BaseException | None:
@@ -121,7 +121,7 @@ def _rebuilt(cls: type[Exception], args: tuple[Any, ...]) -> BaseException | Non
     for build in (cls, lambda *args: cls.__new__(cls, *args)):
         try:
             exc = build(*args)
-            str(exc), repr(exc)
+            _ = str(exc), repr(exc)
         except Exception:  # noqa: BLE001, S112 - a user's class may raise anything
             continue
         if isinstance(exc, BaseException):

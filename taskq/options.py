@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
-if TYPE_CHECKING:
-    from taskq.publisher import Producer
-    from taskq.signature import AnySignature
+from taskq.near import near_match
 
-Link = "AnySignature | Sequence[AnySignature]"
+if TYPE_CHECKING:
+    from taskq.connection import Connection
+    from taskq.publisher import Publisher
+    from taskq.signature import AnySignature
 
 
 class RetryPolicy(TypedDict, total=False):
@@ -27,15 +28,18 @@ class RetryPolicy(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async`, `signature` and `send_task` take. Times are in seconds; naive datetimes mean UTC."""
+    """What `apply_async`, `signature` and `send_task` take. Times are in seconds; naive datetimes mean UTC.
 
-    task_id: str
+    The last block is what workflows put on the tasks they send; callers rarely need it.
+    """
+
+    task_id: str | None
     countdown: float | None
     eta: datetime | None
     expires: float | timedelta | datetime | None
     link: "AnySignature | Sequence[AnySignature] | None"
     link_error: "AnySignature | Sequence[AnySignature] | None"
-    retry: bool
+    retry: bool | None
     retry_policy: RetryPolicy | None
     serializer: str | None
     compression: str | None
@@ -53,16 +57,31 @@ class CallOptions(TypedDict, total=False):
     reply_to: str | None
     correlation_id: str | None
     delivery_mode: int | str | None
-    publisher: "Producer | None"
-    producer: "Producer | None"
-    connection: "Producer | None"
+    publisher: "Publisher | None"
+    producer: "Publisher | None"
+    connection: "Connection | None"
+
     root_id: str | None
     parent_id: str | None
     group_id: str | None
     group_index: int | None
-    retries: int
-    chord: Any
-    chain: Any
-    add_to_parent: bool
-    replaced_task_nesting: int
+    retries: int | None
+    chain: Sequence[Mapping[str, Any]] | None
+    chord: "AnySignature | None"
+    replaced_task_nesting: int | None
     stamped_headers: Sequence[str] | None
+
+
+KNOWN = frozenset(CallOptions.__annotations__)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option nobody knows.
+
+    Raises:
+        TypeError: names the option, and the one that was probably meant.
+    """
+    stamped = options.get("stamped_headers") or ()
+    for name in options:
+        if name not in KNOWN and name not in stamped:
+            raise TypeError(f"unknown option {name!r} of a call.{near_match(name, KNOWN)}")

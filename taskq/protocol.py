@@ -40,7 +40,7 @@ class Call:
     shadow: str | None = None
     argsrepr: str | None = None
     kwargsrepr: str | None = None
-    ignore_result: bool = False
+    ignore_result: bool | None = False
     replaced_task_nesting: int = 0
     stamped_headers: Sequence[str] | None = None
     stamps: Mapping[str, Any] = field(default_factory=dict)

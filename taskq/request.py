@@ -1,6 +1,6 @@
 """One run of a task, as the task sees it, and which one is current."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -51,6 +51,8 @@ class Request:
     called_directly: bool = False
     #: Result tuples (celery-protocol.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)
+    #: Set by the worker: stores a state of this run, in order with the others; None outside a worker.
+    record: Callable[[Any], Awaitable[None]] | None = None
 
     @property
     def name(self) -> str:

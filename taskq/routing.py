@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import translate
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from taskq.broker import Queue
 from taskq.errors import ConfigError
@@ -144,8 +144,7 @@ def _route_function(router: Any) -> RouteFunction:
     if isinstance(router, list | tuple):
         return _by_pattern([router] if _is_pair(router) else router)
     if callable(router):
-        function: RouteFunction = router
-        return function
+        return cast("RouteFunction", router)
     raise ConfigError(f"task_routes: {router!r} is neither a mapping, pairs, a function nor the path of one")
 
 

@@ -133,7 +133,7 @@ def _yaml_loads(data: bytes) -> Any:
 
 
 def _msgpack_dumps(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = msgpack.packb(value, use_bin_type=True) or b""
     return packed
 
 

@@ -9,6 +9,8 @@ import aio_pika
 import pytest
 import redis
 
+from taskq.testing import AutojumpLoop
+
 REDIS_URL = os.environ.get("TASKQ_TEST_REDIS", "redis://127.0.0.1:6379")
 AMQP_URL = os.environ.get("TASKQ_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
 
@@ -23,6 +25,14 @@ def redis_url() -> str:
 def amqp_url() -> str:
     """The RabbitMQ server for tests marked `rabbitmq`: keep to queue names or a virtual host of your own."""
     return AMQP_URL
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests marked `autojump` run on a loop that does not wait."""
+    marked = item.get_closest_marker("autojump") is not None
+    return {"autojump": AutojumpLoop} if marked else {"asyncio": asyncio.new_event_loop}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,265 @@
+"""Publishing to Redis: one script call for a batch, and no duplicates when a lost answer makes a client try again.
+
+The script writes the number of the batch into a marker of this client, in the same step. Batches of one connection
+are taken in order, so after a lost connection the marker tells of each batch under way whether it was taken. If
+the connection is not back within the timeout, the caller gets ConnectionLost(maybe_accepted=True), and the task ids
+of the batch are remembered: when they are published again, those that were taken are left out.
+"""
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, Final
+
+from taskq.broker import Queue
+from taskq.broker_adapters.redis_layout import Layout
+from taskq.broker_adapters.redis_scripts import PUBLISH
+from taskq.envelope import dumps
+from taskq.errors import ConnectionLost, OperationalError, PublishErrors, Unroutable
+from taskq.message import Message
+from taskq.redis_link import Link, is_unknown_script
+from taskq.redis_session import Reply, Session, refusal
+
+#: Seconds the marker outlives the last publish, and how many task ids of doubtful batches are remembered.
+KEEP_MARKER: Final = 3600
+MOST_DOUBTS: Final = 10_000
+#: Queue names remembered as declared; clients that make names up start over.
+MOST_NAMES: Final = 10_000
+#: Bytes of one script call: more would hold the server too long.
+PIECE: Final = 4 << 20
+
+#: Seconds between two tries to reconnect while a caller waits.
+RECONNECT_PAUSE: Final = 0.1
+
+Failures = dict[int, OperationalError]
+#: Position in the batch and envelope, by list.
+Pushes = Mapping[str, Sequence[tuple[int, bytes]]]
+
+
+class RedisPublisher:
+    """Publishes for one broker object."""
+
+    def __init__(
+        self, link: Link, layout: Layout, shown: str, queue: Callable[[str], Queue], timeout: float
+    ) -> None:
+        self._link = link
+        self._layout = layout
+        self._shown = shown
+        self._queue = queue
+        self._timeout = timeout
+        name = os.urandom(8).hex()
+        self._tag = f"{name}-"
+        self._marker = layout.own(f"publisher:{name}")
+        self._tags = count(1)
+        self._number = 0
+        # Batches without an answer: None until the marker has been read on a new connection, then whether taken.
+        self._doubts: dict[int, bool | None] = {}
+        self._doubtful: dict[str, int] = {}
+        self._declared: set[str] = set()
+        self._lists: dict[tuple[str, int], str] = {}
+
+    async def on_connect(self, session: Session) -> None:
+        """Before anything else is published on a new connection: what became of the batches on the last one?"""
+        self._declared.clear()
+        if any(taken is None for taken in self._doubts.values()):
+            marker = int(await session.call("GET", self._marker) or 0)
+            for number, taken in self._doubts.items():
+                if taken is None:
+                    self._doubts[number] = number <= marker
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        session = await self._link.session()
+        failures: Failures = {}
+        pushes: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for at, message in enumerate(messages):
+            if self._doubtful and self._was_taken(message):
+                continue
+            envelope = dumps(
+                message,
+                delivery_tag=f"{self._tag}{next(self._tags)}",
+                body_encoding=self._layout.body_encoding,
+            )
+            if message.exchange or (key := self._direct(message)) is None:
+                await self._route(session, at, message, envelope, pushes, failures)
+            else:
+                pushes[key].append((at, envelope))
+        await self.declare(session, {message.routing_key for message in messages if not message.exchange})
+        for piece in _pieces(pushes):
+            await self._push(piece, failures, messages)
+        if failures:
+            raise PublishErrors(failures) if len(messages) > 1 else failures[0]
+
+    # -- where to
+
+    def _direct(self, message: Message) -> str | None:
+        """The list of a message sent straight to a queue; None if that queue is a fanout."""
+        where = (message.routing_key, message.priority)
+        key = self._lists.get(where)
+        if key is None:
+            if self._queue(message.routing_key).exchange_type == "fanout":
+                return None
+            if len(self._lists) > MOST_NAMES:
+                self._lists.clear()
+            step = self._layout.step(message.priority)
+            key = self._lists[where] = self._layout.key(message.routing_key, step)
+        return key
+
+    async def _route(
+        self,
+        session: Session,
+        at: int,
+        message: Message,
+        envelope: bytes,
+        pushes: Mapping[str, list[tuple[int, bytes]]],
+        failures: Failures,
+    ) -> None:
+        """Through an exchange: to every queue that is bound (celery-protocol.md 2.4)."""
+        channel = self._fanout(message)
+        if channel is not None:
+            if await session.call("PUBLISH", channel, envelope) == 0:
+                failures[at] = Unroutable(f"{self._shown}: nobody listens to the fanout {channel!r}")
+            return
+        declared = self._queue(message.routing_key)
+        if declared.exchange == message.exchange:
+            await self.declare(session, [declared.name])
+        members = await session.call("SMEMBERS", self._layout.bindings(message.exchange)[0])
+        queues = self._layout.matches(members, message.routing_key)
+        if not queues:
+            failures[at] = Unroutable(
+                f"{self._shown}: no queue is bound to exchange {message.exchange!r} with routing key"
+                f" {message.routing_key!r}: start a worker for it first, or send to a queue"
+            )
+        for queue in queues:
+            pushes[self._layout.key(queue, self._layout.step(message.priority))].append((at, envelope))
+
+    def _fanout(self, message: Message) -> str | None:
+        for name in (message.routing_key, message.exchange):
+            queue = self._queue(name) if name else None
+            exchange = (queue.exchange or queue.name) if queue else ""
+            if queue and queue.exchange_type == "fanout" and message.exchange in {"", exchange}:
+                return self._layout.channel(exchange, message.routing_key if message.exchange else "")
+        return None
+
+    async def declare(self, session: Session, queues: Iterable[str]) -> None:
+        """Write the bindings of queues not seen on this connection: other programs route by them."""
+        new = [name for name in queues if name not in self._declared]
+        if not new:
+            return
+        if len(self._declared) > MOST_NAMES:
+            self._declared.clear()
+        for reply in [
+            await future for future in session.send(*binding_commands(self._layout, map(self._queue, new)))
+        ]:
+            session.checked(reply)
+        self._declared.update(new)
+
+    # -- sending
+
+    async def _push(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
+        names = [_name(messages[at]) for items in pushes.values() for at, _ in items]
+        args: list[Any] = [len(items) for items in pushes.values()]
+        for items in pushes.values():
+            args += [envelope for _, envelope in items]
+        replies = await self._until_known([self._marker, *pushes], args, names)
+        for items, refused in zip(pushes.values(), replies, strict=True):
+            if refused:
+                error = refusal(refused.decode(), self._shown)
+                failures.update((at, error) for at, _ in items)
+
+    async def _until_known(
+        self, keys: Sequence[str], args: Sequence[Any], names: Sequence[str]
+    ) -> Sequence[bytes]:
+        """Send until it is known what became of it; returns why each list refused, b"" for those that did not."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        session = await self._link.session()
+        while True:
+            self._number = number = self._number + 1
+            [future] = session.send(PUBLISH.command(keys, (number, KEEP_MARKER, *args)))
+            try:
+                reply = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                self._remember(number, names, future)
+                raise
+            if is_unknown_script(reply):
+                await session.call("SCRIPT", "LOAD", PUBLISH.text)
+            elif not isinstance(reply, ConnectionLost):
+                return self._answer(session, reply)
+            else:
+                self._remember(number, names, None)
+                session = await self._reconnect(reply, deadline)
+                for name in names:
+                    self._doubtful.pop(name, None)
+                if self._doubts.pop(number):
+                    return [b""] * (len(keys) - 1)
+
+    def _answer(self, session: Session, reply: Reply) -> Sequence[bytes]:
+        try:
+            answer: Sequence[bytes] = session.checked(reply)
+        except ConnectionLost as error:
+            session.abort(str(error))  # a living server that is no master: look for the master next time
+            raise
+        return answer
+
+    async def _reconnect(self, lost: ConnectionLost, deadline: float) -> Session:
+        """A new session within the deadline; what it raises says that the message may have been accepted."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await self._link.session()
+            except OperationalError as error:
+                if loop.time() + RECONNECT_PAUSE > deadline:
+                    raise ConnectionLost(f"{lost}; {error}", maybe_accepted=True) from error
+            await asyncio.sleep(RECONNECT_PAUSE)
+
+    def _remember(self, number: int, names: Iterable[str], future: asyncio.Future[Reply] | None) -> None:
+        """These messages may have been taken with this batch: the marker, or a late answer, will tell."""
+        self._doubts[number] = None
+        for name in names:
+            self._doubtful[name] = number
+        while len(self._doubtful) > MOST_DOUBTS:
+            del self._doubtful[next(iter(self._doubtful))]
+        if len(self._doubts) > MOST_DOUBTS:
+            wanted = set(self._doubtful.values())
+            self._doubts = {key: taken for key, taken in self._doubts.items() if key in wanted}
+        if future is not None:
+            future.add_done_callback(lambda done: self._late_answer(number, done.result()))
+
+    def _late_answer(self, number: int, reply: Reply) -> None:
+        if not isinstance(reply, ConnectionLost) and number in self._doubts:
+            self._doubts[number] = isinstance(reply, list) and not any(reply)
+
+    def _was_taken(self, message: Message) -> bool:
+        """Whether an earlier try of this very message was taken after all. Asked once: it is forgotten then."""
+        number = self._doubtful.pop(_name(message), None)
+        return number is not None and self._doubts.get(number) is True
+
+
+def binding_commands(layout: Layout, queues: Iterable[Queue]) -> list[tuple[str, str, str]]:
+    """The SADDs that bind these queues, for both of kombu's sets (celery-protocol.md 2.1)."""
+    commands = []
+    for queue in queues:
+        exchange, member = layout.binding(queue)
+        commands += [("SADD", key, member) for key in layout.bindings(exchange)]
+    return commands
+
+
+def _name(message: Message) -> str:
+    # A retry has the same task id, and is another message.
+    return f"{message.headers.get('id') or message.correlation_id}/{message.headers.get('retries', 0)}"
+
+
+def _pieces(pushes: Mapping[str, Sequence[tuple[int, bytes]]]) -> Iterable[Pushes]:
+    """The batch as it is, or in pieces of about PIECE bytes, in order."""
+    piece: dict[str, list[tuple[int, bytes]]] = {}
+    size = 0
+    for key, items in pushes.items():
+        for item in items:
+            if size > PIECE:
+                yield piece
+                piece, size = {}, 0
+            piece.setdefault(key, []).append(item)
+            size += len(item[1])
+    if piece:
+        yield piece

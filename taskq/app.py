@@ -1,0 +1,426 @@
+"""The app: the registry of tasks, the settings, and the one verb `send`."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from weakref import WeakKeyDictionary
+
+from taskq import registry, signals
+from taskq.broker import Broker, BrokerConfig
+from taskq.calls import CallBuilder
+from taskq.canvas import group
+from taskq.clock import now
+from taskq.connection import Connection
+from taskq.eager import run_eagerly
+from taskq.errors import ConfigError, NotRegistered
+from taskq.loader import autodiscover
+from taskq.message import Message
+from taskq.near import near_match
+from taskq.options import CallOptions, check_options
+from taskq.protocol import encode
+from taskq.publisher import Publisher, publish_with_retry
+from taskq.request import Request, current
+from taskq.results import AsyncResult, GroupResult, result_from_tuple
+from taskq.routing import Router
+from taskq.serializers import get_serializer
+from taskq.settings import Settings
+from taskq.signature import AnySignature, Signature, as_signature, new_id
+from taskq.store import ResultStore, StoreConfig
+from taskq.task import Task, TaskOptions
+from taskq.urls import mask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class TaskQ:
+    """An app: `app = TaskQ("proj")`, then `@app.task`.
+
+    Args:
+        main: its name; tasks of a script (`__main__`) are named after it.
+        broker: URL of the broker; default the setting `broker_url`, else a SQLite file beside your code.
+        backend: URL of the result store; default the setting `result_backend`, else as the broker.
+        include: modules a worker imports because they have tasks.
+        settings: any setting by its name; see docs/settings.md.
+
+    Raises:
+        ConfigError: a setting is unknown or has a wrong value.
+
+    Use it as `async with app:` where connections should be closed at the end; they open by themselves.
+    """
+
+    def __init__(
+        self,
+        main: str = "taskq",
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.main = main
+        given = {"broker_url": broker, "result_backend": backend, "include": include}
+        self.conf = Settings.load(
+            {**{key: value for key, value in given.items() if value is not None}, **settings}
+        )
+        self._own: dict[str, Task[Any, Any, Any]] = {}
+        self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
+        self._calls: CallBuilder | None = None
+        self._router: Router | None = None
+        #: Our reply address, constant for the process (celery-protocol.md 1.2, `reply_to`).
+        self.oid = new_id()
+        self.pool = ConnectionPool(self)
+        registry.set_current(self)
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> Mapping[str, Task[Any, Any, Any]]:
+        """All registered tasks by name, shared ones included."""
+        return {**registry.shared, **self._own}
+
+    def find_task(self, name: str) -> Task[Any, Any, Any] | None:
+        """The task of that name, or None."""
+        return self._own.get(name) or registry.shared.get(name)
+
+    @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def task(self, fun: Callable[P, R], /) -> Task[P, R, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> "_BoundDecorator": ...
+    @overload
+    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> "_Decorator": ...
+    def task(  # type: ignore[misc]  # mypy does not see that Unpack[TaskOptions] covers the overloads
+        self, fun: Callable[..., Any] | None = None, /, *, bind: bool = False, **options: Unpack[TaskOptions]
+    ) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(bind=True, max_retries=5)`.
+
+        `async def` functions run on the worker's event loop, plain ones in its threads. With `bind` the function
+        gets the task itself as first argument (`self`). Further options: `TaskOptions`.
+
+        Raises:
+            TypeError: an option is unknown.
+        """
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any, Any]:
+            task = make_task(function, self, self.main, options, bind=bind)
+            self._own[task.name] = task
+            return task
+
+        return register if fun is None else register(fun)
+
+    def autodiscover_tasks(self, packages: Sequence[str], related_name: str = "tasks") -> None:
+        """Import `<package>.<related_name>` of each package that has one."""
+        autodiscover(packages, related_name)
+
+    def set_current(self) -> None:
+        """Make this the app that shared tasks use."""
+        registry.set_current(self)
+
+    # --- settings -------------------------------------------------------------------------------------------
+
+    def config_from_object(self, source: Any, *, namespace: str = "") -> None:
+        """Take settings from a module, an object, or the dotted name of one.
+
+        Args:
+            source: its attributes that are settings are taken; `namespace="CELERY"` takes `CELERY_...` ones.
+            namespace: the prefix of the names, "" for none.
+
+        Raises:
+            ConfigError: it cannot be imported, or a setting is unknown or has a wrong value.
+        """
+        self.conf.from_object(source, namespace=namespace)
+
+    @property
+    def router(self) -> Router:
+        """Decides the queue of each call, from the settings as they are at first use."""
+        if self._router is None:
+            self._router = Router(self.conf)
+        return self._router
+
+    def broker_config(self, url: str | None = None) -> BrokerConfig:
+        """What the broker is opened with, from the settings; `url` for another broker."""
+        conf = self.conf
+        return BrokerConfig(
+            url=url or conf.broker_url,
+            lease=conf.lease_seconds,
+            queue=self.router.queue,
+            options=conf.broker_transport_options,
+            timeout=conf.broker_connection_timeout,
+            heartbeat=conf.broker_heartbeat,
+            name=self.main,
+        )
+
+    def store_config(self) -> StoreConfig:
+        """What the result store is opened with, from the settings.
+
+        Raises:
+            ConfigError: `rpc://` without an AMQP broker.
+        """
+        conf = self.conf
+        return StoreConfig(
+            url=_store_url(conf.result_backend, conf.broker_url),
+            expires=conf.result_expires,
+            serializer=get_serializer(conf.result_serializer),
+            options=conf.result_backend_transport_options,
+            timeout=conf.broker_connection_timeout,
+        )
+
+    # --- connections ----------------------------------------------------------------------------------------
+
+    def shared_connection(self) -> Connection:
+        """The connections of the running loop (made, not yet opened)."""
+        loop = asyncio.get_running_loop()
+        connection = self._connections.get(loop)
+        if connection is None:
+            connection = self._connections[loop] = Connection(self.broker_config(), self.store_config())
+        return connection
+
+    async def open_broker(self) -> Broker:
+        """The broker of the running loop, connected. Raises OperationalError."""
+        return await self.shared_connection().open_broker()
+
+    async def open_store(self) -> ResultStore:
+        """The result store of the running loop, connected. Raises StoreError."""
+        return await self.shared_connection().open_store()
+
+    def connection(self, url: str | None = None) -> Connection:
+        """Connections of your own, to another broker if `url` says so: `async with app.connection() as c:`."""
+        return Connection(self.broker_config(url), self.store_config())
+
+    async def close(self) -> None:
+        """Close the connections of the running loop; the next use opens them again."""
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        if connection is not None:
+            await connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- sending --------------------------------------------------------------------------------------------
+
+    async def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[Any]:
+        """Send a task by its name; it need not be known here. Options and errors as for `Task.apply_async`."""
+        check_options(options)
+        result: AsyncResult[Any] = await self.send(Signature(name, args, kwargs, options))
+        return result
+
+    async def send(self, signature: Signature[Any]) -> Any:
+        """Publish what a signature stands for; the handle of its result.
+
+        Raises:
+            TypeError: arguments do not fit the task's function.
+            EncodeError: an argument cannot be serialized.
+            OperationalError: the broker did not take it within the retry policy.
+        """
+        if self.conf.task_always_eager:
+            return await self.apply(signature)
+        connection = self._connection_of(signature.options)
+        messages, result = self.prepare(signature, connection.store.reply_to)
+        if signals.before_task_publish.receivers:
+            await _announce(signals.before_task_publish, messages)
+        await self.publish(messages, signature.options, connection)
+        if signals.after_task_publish.receivers:
+            await _announce(signals.after_task_publish, messages)
+        parent = current.get()
+        if parent is not None:
+            parent.children.append(result.as_tuple())
+        return result
+
+    def prepare(
+        self, signature: Signature[Any], reply_to: str = "", parent: Request | None = None
+    ) -> tuple[list[Message], "AsyncResult[Any] | GroupResult[Any]"]:
+        """The messages a signature stands for, and the handle of its result. Nothing is sent.
+
+        `parent` is the run that sends it; default the current one.
+        """
+        parent = parent or current.get()
+        if isinstance(signature, group):
+            group_id, members = signature.members()
+            prepared = [self.prepare(member, reply_to, parent) for member in members]
+            messages = [message for part, _ in prepared for message in part]
+            return messages, GroupResult(group_id, [result for _, result in prepared], self)
+        task = self.find_task(signature.task)
+        if task is not None and task.typing:
+            task.arguments.check(signature.args, signature.kwargs)
+        if self._calls is None:
+            self._calls = CallBuilder(self.conf, self.router, now)
+        call = self._calls.build(signature, task, parent, reply_to or self.oid)
+        return [encode(call)], AsyncResult(call.id, self)
+
+    async def publish(
+        self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection
+    ) -> None:
+        """Hand messages to the broker, with the retry policy of the options or the settings."""
+        publisher: Publisher = options.get("publisher") or options.get("producer") or connection.publisher
+        retry = options.get("retry")
+        policy = None
+        if self.conf.task_publish_retry if retry is None else retry:
+            policy = {**self.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+
+        async def attempt() -> None:
+            await connection.open_broker()
+            if connection.store.reply_to:
+                await (await connection.open_store()).expect([m.correlation_id for m in messages])
+            await publisher.publish(messages)
+
+        await publish_with_retry(attempt, broker=connection.broker_config.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
+
+    def _connection_of(self, options: Mapping[str, Any]) -> Connection:
+        return options.get("connection") or self.shared_connection()
+
+    def apply(self, signature: Signature[Any]) -> Awaitable[Any]:
+        """Run a signature here and now, as a worker would; await it for the handle of its result."""
+        return run_eagerly(self, signature)
+
+    # --- handles --------------------------------------------------------------------------------------------
+
+    def signature(
+        self,
+        task: str | AnySignature,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[Any]:
+        """A signature by the task's name, or from its wire form."""
+        if not isinstance(task, str):
+            return as_signature(task, self)
+        check_options(options)
+        return Signature(task, args, kwargs, options, immutable=immutable, app=self)
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """The handle of a task by its id."""
+        return AsyncResult(task_id, self)
+
+    async def GroupResult(self, group_id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
+        """The handle of a saved group by its id, None if it was not saved."""
+        data = await (await self.open_store()).load_group(group_id)
+        restored = None if data is None else result_from_tuple(data["result"], self)
+        return restored if isinstance(restored, GroupResult) else None
+
+    def require_task(self, name: str) -> Task[Any, Any, Any]:
+        """The task of that name.
+
+        Raises:
+            NotRegistered: there is none; names the one that was probably meant.
+        """
+        task = self.find_task(name)
+        if task is None:
+            raise NotRegistered(f"{name}.{near_match(name, self.tasks)}")
+        return task
+
+    def __repr__(self) -> str:
+        return f"<TaskQ {self.main} {mask(self.conf.broker_url)}>"
+
+
+class ConnectionPool:
+    """`app.pool`: Celery's way to reuse a connection for many calls.
+
+    A connection here carries any number of concurrent calls, so the pool has one per event loop.
+    """
+
+    def __init__(self, app: TaskQ) -> None:
+        self._app = app
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """The loop's connection, opened. Raises OperationalError."""
+        connection = self._app.shared_connection()
+        await connection.open_broker()
+        yield connection
+
+
+class _Decorator:
+    """The type of `app.task(...)`."""
+
+    @overload
+    def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fun: Callable[P, R], /) -> Task[P, R, R]: ...
+    def __call__(self, fun: Callable[..., Any], /) -> Any: ...
+
+
+class _BoundDecorator:
+    """The type of `app.task(bind=True, ...)`: the function's first parameter is the task."""
+
+    @overload
+    def __call__(
+        self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R, R]: ...
+    def __call__(self, fun: Callable[..., Any], /) -> Any: ...
+
+
+def make_task(
+    function: Callable[..., Any], app: TaskQ | None, main: str, options: Mapping[str, Any], *, bind: bool
+) -> Task[Any, Any, Any]:
+    """A task from a function and the options of the decorator, named as Celery names it."""
+    chosen = dict(options)
+    base: type[Task[Any, Any, Any]] = chosen.pop("base", None) or Task
+    module = main if function.__module__ == "__main__" else function.__module__
+    name = chosen.pop("name", None) or f"{module}.{function.__name__}"
+    return base(function, app, name, chosen, bind=bind)
+
+
+@overload
+def shared_task(fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+@overload
+def shared_task(fun: Callable[P, R], /) -> Task[P, R, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Unpack[TaskOptions]) -> _BoundDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> _Decorator: ...
+def shared_task(
+    fun: Callable[..., Any] | None = None, /, *, bind: bool = False, **options: Unpack[TaskOptions]
+) -> Any:
+    """A task of every app, for libraries that know none; calls go through the current app. Options as `app.task`."""
+
+    def register(function: Callable[..., Any]) -> Task[Any, Any, Any]:
+        task = make_task(function, None, "__main__", options, bind=bind)
+        registry.shared[task.name] = task
+        return task
+
+    return register if fun is None else register(fun)
+
+
+async def _announce(signal: signals.Signal, messages: Sequence[Message]) -> None:
+    for message in messages:
+        await signal.send(
+            message.headers["task"],
+            headers=message.headers,
+            body=message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+        )
+
+
+def _store_url(backend: str | None, broker: str) -> str:
+    """Results go where the broker is, unless the setting says otherwise: over AMQP by answers (rpc).
+
+    The store of `rpc://` is found by the broker's URL (celery-protocol.md 4.9).
+    """
+    if backend is None:
+        backend = "rpc://" if broker.startswith(("amqp", "pyamqp")) else broker
+    if not backend.startswith("rpc://"):
+        return backend
+    if not broker.startswith(("amqp", "pyamqp")):
+        raise ConfigError(f"result_backend rpc:// needs an amqp:// broker, not {mask(broker)}")
+    return f"rpc+{broker}"

@@ -1,0 +1,104 @@
+"""Running a signature here and now, as a worker would: for `apply` and `task_always_eager`."""
+
+import asyncio
+import inspect
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from taskq import states
+from taskq.calls import own_options
+from taskq.canvas import group
+from taskq.errors import Ignore, Reject, Retry
+from taskq.failures import encode_exception
+from taskq.request import Request, current
+from taskq.results import AsyncResult, GroupResult
+from taskq.signature import Signature, as_signature, as_signatures, new_id
+from taskq.store import TaskResult
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+
+
+async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[Any] | GroupResult[Any]:
+    """Run a task with its retries and callbacks; members of a group one after the other.
+
+    Raises:
+        NotRegistered: there is no such task here.
+        Exception: the task's own, with the setting `task_eager_propagates`.
+    """
+    if isinstance(signature, group):
+        group_id, members = signature.members()
+        handles = [await run_eagerly(app, member) for member in members]
+        return GroupResult(group_id, handles, app)
+    request = _request(signature)
+    result: AsyncResult[Any] = AsyncResult(request.id, app)
+    result.see(await _run(app, request))
+    return result
+
+
+def _request(signature: Signature[Any]) -> Request:
+    get = signature.options.get
+    task_id = get("task_id") or new_id()
+    links = as_signatures(get("link")), as_signatures(get("link_error"))
+    callbacks, errbacks = ([link.to_dict() for link in side] or None for side in links)
+    return Request(
+        id=task_id,
+        task=signature.task,
+        args=signature.args,
+        kwargs=signature.kwargs,
+        root_id=get("root_id") or task_id,
+        parent_id=get("parent_id"),
+        group=get("group_id"),
+        group_index=get("group_index"),
+        retries=get("retries") or 0,
+        callbacks=callbacks,
+        errbacks=errbacks,
+        headers=dict(get("headers") or {}),
+        is_eager=True,
+    )
+
+
+async def _run(app: "TaskQ", request: Request) -> TaskResult:
+    task = app.require_task(request.task)
+    token = current.set(request)
+    try:
+        if task.is_async:
+            value = await task.run(*request.args, **request.kwargs)
+        else:
+            value = await asyncio.to_thread(task.run, *request.args, **request.kwargs)
+    except Retry as retry:
+        return await _again(app, request, retry)
+    except (Ignore, Reject) as control:
+        return TaskResult(request.id, states.IGNORED if isinstance(control, Ignore) else states.REJECTED)
+    except Exception as error:
+        if app.conf.task_eager_propagates:
+            raise
+        await _errbacks(app, request, error)
+        return TaskResult(request.id, states.FAILURE, encode_exception(error), traceback.format_exc())
+    finally:
+        current.reset(token)
+    for link in request.callbacks or ():
+        await run_eagerly(app, as_signature(link, app).merged((value,), None, {}))
+    return TaskResult(request.id, states.SUCCESS, value)
+
+
+async def _again(app: "TaskQ", request: Request, retry: Retry) -> TaskResult:
+    """A retry runs at once: there is nobody to wait for it."""
+    options = {**own_options(request), **retry.options, "retries": request.retries + 1}
+    args = request.args if retry.args_ is None else retry.args_
+    kwargs = request.kwargs if retry.kwargs_ is None else retry.kwargs_
+    return await _run(app, _request(Signature(request.task, args, kwargs, options)))
+
+
+async def _errbacks(app: "TaskQ", request: Request, error: Exception) -> None:
+    """Both styles of celery-protocol.md 5.5."""
+    text = traceback.format_exc()
+    for link in request.errbacks or ():
+        signature = as_signature(link, app)
+        task = app.find_task(signature.task)
+        if task is not None and not task.bind and task.arguments.most_positional > 1:
+            returned = task.run(request, error, text, *signature.args, **signature.kwargs)
+            if inspect.isawaitable(returned):
+                await returned
+        else:
+            await run_eagerly(app, signature.merged((request.id,), None, {}))

@@ -1,0 +1,115 @@
+"""Publishing: calls of one loop turn join into one batch, and a failed publish is tried again by policy."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from taskq.broker import Broker
+from taskq.errors import OperationalError, PublishErrors
+from taskq.message import Message
+from taskq.options import RetryPolicy
+from taskq.urls import mask
+
+#: The most messages given to the broker at once: keeps a huge group from holding the loop for long.
+MAX_BATCH = 1000
+
+
+class Publisher:
+    """Joins concurrent publishes: while one batch is on its way the next piles up. No timer, no knob."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return once the broker is answerable for every message.
+
+        Raises:
+            OperationalError: for one or more of them it is not; the others are safe.
+        """
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in messages]
+        self._waiting.extend(zip(messages, futures, strict=True))
+        if self._flusher is None:
+            self._flusher = loop.create_task(self._flush())
+        if len(futures) == 1:
+            await futures[0]
+            return
+        errors = [e for e in await asyncio.gather(*futures, return_exceptions=True) if e is not None]
+        if errors:
+            raise errors[0]
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                await self._send(batch)
+        finally:
+            self._flusher = None
+            for _, future in self._waiting:  # only when the loop is being torn down
+                future.cancel()
+
+    async def _send(self, batch: list[tuple[Message, asyncio.Future[None]]]) -> None:
+        failures: Mapping[int, Exception] = {}
+        try:
+            await self._broker.publish([message for message, _ in batch])
+        except PublishErrors as errors:
+            failures = errors.failures
+        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+            failures = dict.fromkeys(range(len(batch)), error)
+        for index, (_, future) in enumerate(batch):
+            if future.done():  # the caller was cancelled
+                continue
+            failure = failures.get(index)
+            if failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(failure)
+
+
+async def publish_with_retry(
+    attempt: Callable[[], Awaitable[None]], *, broker: str, policy: RetryPolicy | None
+) -> None:
+    """Try until it works or the policy is exhausted (celery-protocol.md 10.4); `policy` None = one try.
+
+    Raises:
+        OperationalError: names the broker (`broker` is its URL; the password is masked), the tries and the time.
+    """
+    started = time.monotonic()
+    tries = 0
+    maybe_accepted = False
+    while True:
+        tries += 1
+        try:
+            return await attempt()
+        except Exception as error:
+            maybe_accepted |= getattr(error, "maybe_accepted", False)
+            elapsed = time.monotonic() - started
+            pause = _pause(policy, tries, elapsed, error)
+            if pause is None:
+                if not isinstance(error, OperationalError):
+                    raise
+                text = f"could not hand the message to {mask(broker)}: {error} ({tries} tries in {elapsed:.1f} s)"
+                raise type(error)(text, maybe_accepted=maybe_accepted) from error
+        await asyncio.sleep(pause)
+
+
+def _pause(policy: RetryPolicy | None, tries: int, elapsed: float, error: Exception) -> float | None:
+    """Seconds to wait before the next try, or None to give up."""
+    if policy is None:
+        return None
+    extra = policy.get("retry_errors") or ()
+    if not isinstance(error, OperationalError | tuple(extra)):
+        return None
+    max_retries = policy.get("max_retries", 3)
+    if max_retries is not None and tries > max_retries:
+        return None
+    pause: float = min(
+        policy.get("interval_start", 0) + (tries - 1) * policy.get("interval_step", 0.2),
+        policy.get("interval_max", 1),
+    )
+    timeout = policy.get("timeout")
+    if timeout is not None and elapsed + pause > timeout:
+        return None
+    return pause

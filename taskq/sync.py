@@ -1,0 +1,176 @@
+"""Calls from code without an event loop: each blocks until it is done.
+
+They run on one background loop per process, or, inside a plain task, on the loop of the worker that runs it.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+
+from taskq.options import CallOptions
+from taskq.results import AsyncResult, GroupResult, OnMessage
+
+if TYPE_CHECKING:
+    from taskq.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: The loop of the worker that runs the current plain task; set by the worker's threads.
+worker_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("taskq_worker_loop", default=None)
+
+
+class _Background:
+    """The process's own loop in a daemon thread, started at first use and again after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="taskq-sync", daemon=True).start()
+            return self._loop
+
+
+_background = _Background()
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T], instead: str) -> T:
+    """Run a coroutine to its end and return its value.
+
+    Raises:
+        RuntimeError: a loop is running in this thread, which this would block; says what to await (`instead`).
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run_coroutine_threadsafe(coroutine, worker_loop.get() or _background.loop()).result()
+    coroutine.close()
+    raise RuntimeError(f"a blocking call inside a running event loop: use `await {instead}` here")
+
+
+class SyncResult(Generic[R]):
+    """The blocking twin of `AsyncResult`: the same names, nothing to await."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self, result: AsyncResult[R]) -> None:
+        self.handle = result
+
+    @property
+    def id(self) -> str:
+        """The task id."""
+        return self.handle.id
+
+    @property
+    def state(self) -> str:
+        """The state now."""
+        return self.refresh().handle.state
+
+    @property
+    def status(self) -> str:
+        """The same as `state`."""
+        return self.state
+
+    @property
+    def result(self) -> Any:
+        """The return value, the exception, or the meta of a custom state, as of now."""
+        return self.refresh().handle.result
+
+    @property
+    def traceback(self) -> str | None:
+        """The worker's traceback as text, as of now."""
+        return self.refresh().handle.traceback
+
+    def refresh(self) -> "SyncResult[R]":
+        """Look at the stored state now."""
+        run_sync(self.handle.refresh(), "result.refresh()")
+        return self
+
+    def get(
+        self, timeout: float | None = None, *, propagate: bool = True, on_message: OnMessage | None = None
+    ) -> R:
+        """Wait for the task and return its value; see `AsyncResult.get`."""
+        return run_sync(self.handle.get(timeout, propagate=propagate, on_message=on_message), "result.get()")
+
+    def ready(self) -> bool:
+        """Has the task ended?"""
+        return run_sync(self.handle.ready(), "result.ready()")
+
+    def successful(self) -> bool:
+        """Has it ended well?"""
+        return run_sync(self.handle.successful(), "result.successful()")
+
+    def failed(self) -> bool:
+        """Has it failed?"""
+        return run_sync(self.handle.failed(), "result.failed()")
+
+    def forget(self) -> None:
+        """Remove the stored result."""
+        run_sync(self.handle.forget(), "result.forget()")
+
+    def revoke(self, *, expires: float = 10800.0) -> None:
+        """Have the task not run; see `AsyncResult.revoke`."""
+        run_sync(self.handle.revoke(expires=expires), "result.revoke()")
+
+    def __repr__(self) -> str:
+        return f"<SyncResult {self.id} {self.handle.state}>"
+
+
+class SyncGroupResult(Generic[R]):
+    """The blocking twin of `GroupResult`."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self, result: GroupResult[R]) -> None:
+        self.handle = result
+
+    @property
+    def id(self) -> str:
+        """The group id."""
+        return self.handle.id
+
+    def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R]:
+        """Wait for all members; their values in order."""
+        return run_sync(self.handle.get(timeout, propagate=propagate), "result.get()")
+
+    def ready(self) -> bool:
+        """Have all members ended?"""
+        return run_sync(self.handle.ready(), "result.ready()")
+
+    def __iter__(self) -> "Iterator[SyncResult[R]]":
+        return (SyncResult(leaf) for leaf in self.handle.leaves())
+
+    def __len__(self) -> int:
+        return len(self.handle)
+
+
+class SyncCalls(Generic[P, R]):
+    """`task.sync`: the calling verbs, blocking."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: "Task[P, R, Any]") -> None:
+        self._task = task
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
+        """Send the task; see `Task.delay`."""
+        return SyncResult(run_sync(self._task.delay(*args, **kwargs), "task.delay(...)"))
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SyncResult[R]:
+        """Send the task with options; see `Task.apply_async`."""
+        coroutine = self._task.apply_async(args, kwargs, **options)
+        return SyncResult(run_sync(coroutine, "task.apply_async(...)"))

@@ -1,0 +1,369 @@
+"""A registered function and everything one can do with it."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast
+
+from taskq import errors
+from taskq.arguments import ArgumentCheck
+from taskq.connection import Connection
+from taskq.near import near_match
+from taskq.options import CallOptions, check_options
+from taskq.publisher import Publisher
+from taskq.registry import current_app
+from taskq.request import Request, current
+from taskq.results import AsyncResult
+from taskq.signature import Signature
+from taskq.store import TaskResult
+from taskq.sync import SyncCalls
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes. None means that the settings decide; times are in seconds.
+
+    name: the task's name; default `module.function`.
+    base: a subclass of `Task` with hooks or attributes of your own.
+    max_retries: how often `self.retry` may be used (default 3; None = for ever).
+    default_retry_delay: until a retry, unless it says otherwise (default 180).
+    autoretry_for, dont_autoretry_for: exception types that are (not) retried by themselves.
+    retry_kwargs: what an automatic retry hands to `self.retry` (max_retries, countdown, ...).
+    retry_backoff: wait 1, 2, 4, ... (True) or n, 2n, 4n, ... seconds; capped by retry_backoff_max (600).
+    retry_jitter: wait a random time up to that instead (default True).
+    throws: exception types that are expected: logged as one line, without traceback.
+    typing: check the arguments of a call against the function (default True).
+    """
+
+    name: str
+    base: "type[Task[Any, Any, Any]]"
+    max_retries: int | None
+    default_retry_delay: float
+    autoretry_for: Sequence[type[BaseException]]
+    dont_autoretry_for: Sequence[type[BaseException]]
+    retry_kwargs: Mapping[str, Any]
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    throws: Sequence[type[BaseException]]
+    typing: bool
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    store_errors_even_if_ignored: bool | None
+    track_started: bool | None
+    acks_late: bool | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    priority: int | None
+    expires: float | timedelta | datetime | None
+    queue: str | None
+
+
+_KNOWN = frozenset(TaskOptions.__annotations__)
+
+
+class Task(Generic[P, R, C]):
+    """A task: call it with `await task.delay(...)`, run it here and now with `task(...)`.
+
+    Made by `@app.task`. The type parameters are the function's parameters, its result, and what a direct call
+    gives (a coroutine for an `async def`).
+
+    Subclass it (`base=`) for hooks; each may be a plain method or a coroutine:
+    `before_start`, `on_success`, `on_failure`, `on_retry`, `after_return`.
+    """
+
+    #: Raised when a message could not be handed to the broker.
+    OperationalError: ClassVar[type[errors.OperationalError]] = errors.OperationalError
+    #: Raised when a task has been retried `max_retries` times.
+    MaxRetriesExceededError: ClassVar[type[errors.MaxRetriesExceededError]] = errors.MaxRetriesExceededError
+
+    name: str
+    bind: bool = False
+    max_retries: int | None = 3
+    default_retry_delay: float = 180
+    autoretry_for: Sequence[type[BaseException]] = ()
+    dont_autoretry_for: Sequence[type[BaseException]] = ()
+    retry_kwargs: Mapping[str, Any] = {}
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+    throws: Sequence[type[BaseException]] = ()
+    typing: bool = True
+    serializer: str | None = None
+    compression: str | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    track_started: bool | None = None
+    acks_late: bool | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    priority: int | None = None
+    expires: float | timedelta | datetime | None = None
+    queue: str | None = None
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        app: "TaskQ | None",
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        bind: bool,
+    ) -> None:
+        for option, value in options.items():
+            if option not in _KNOWN:
+                raise TypeError(f"unknown option {option!r} of a task.{near_match(option, _KNOWN)}")
+            setattr(self, option, value)
+        self.name = name
+        self.bind = bind
+        self.run: Callable[..., Any] = functools.partial(fun, self) if self.bind else fun
+        self.is_async = inspect.iscoroutinefunction(fun)
+        self._app = app
+        self.arguments = ArgumentCheck(fun, bound=self.bind, name=name)
+        functools.update_wrapper(cast("Callable[..., Any]", self), fun)
+
+    @property
+    def app(self) -> "TaskQ":
+        """The app it belongs to; for a shared task the current app."""
+        if self._app is None:
+            return current_app()
+        return self._app
+
+    # --- calling --------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Run the function here and now, in this process, as if it were no task."""
+        result: C = self.run(*args, **kwargs)
+        return result
+
+    async def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the task to a worker; the short form of `apply_async`.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+            EncodeError: an argument cannot be serialized.
+            OperationalError: the message could not be handed to the broker.
+        """
+        result: AsyncResult[R] = await self.app.send(Signature(self.name, args, kwargs))
+        return result
+
+    async def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Send the task to a worker.
+
+        Args:
+            args: positional arguments.
+            kwargs: keyword arguments.
+            options: see docs/calling.md and `CallOptions`: countdown, eta, expires, link, link_error, retry,
+                retry_policy, serializer, compression, queue, priority, headers, ignore_result, ...
+
+        Raises:
+            TypeError: the arguments do not fit the function, or an option is unknown.
+            EncodeError: an argument cannot be serialized.
+            OperationalError: the message could not be handed to the broker: at once with `retry=False`, else
+                when the retry policy is exhausted.
+        """
+        check_options(options)
+        result: AsyncResult[R] = await self.app.send(Signature(self.name, args, kwargs, options))
+        return result
+
+    @property
+    def sync(self) -> SyncCalls[P, R]:
+        """The same verbs, blocking, for code without an event loop: `task.sync.delay(2, 2).get()`."""
+        return SyncCalls(self)
+
+    def apply(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> "Awaitable[AsyncResult[R]]":
+        """Run it here and now as a worker would (retries, callbacks, states), without a broker.
+
+        Await it for a result handle that has already ended.
+        """
+        check_options(options)
+        return self.app.apply(Signature(self.name, args, kwargs, options, app=self.app))
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """A signature of this task with these arguments."""
+        return Signature(self.name, args, kwargs, app=self.app)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """An immutable signature: it ignores the result of a parent."""
+        return Signature(self.name, args, kwargs, app=self.app, immutable=True)
+
+    def signature(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[R]:
+        """A signature with options; see `apply_async`. Partial arguments are allowed."""
+        check_options(options)
+        return Signature(self.name, args, kwargs, options, app=self.app, immutable=immutable)
+
+    @contextlib.asynccontextmanager
+    async def get_publisher(self, connection: Connection | None = None) -> AsyncIterator[Publisher]:
+        """A publisher to reuse for many calls: `task.apply_async(..., publisher=publisher)`.
+
+        Args:
+            connection: from `app.pool.acquire()` or `app.connection()`; default the loop's own.
+
+        Raises:
+            OperationalError: the broker could not be reached.
+        """
+        used = connection or self.app.shared_connection()
+        await used.open_broker()
+        yield used.publisher
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """The handle of a call of this task by its id."""
+        return self.app.AsyncResult(task_id)
+
+    # --- inside a run ---------------------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """The current run; outside a worker one with `called_directly`."""
+        return current.get() or Request(id="", task=self.name, called_directly=True)
+
+    def update_state(self, state: str, meta: Any = None) -> "Recorded":
+        """Record a state of the current run: callers that follow the task see it, in order.
+
+        Works in coroutines and in plain tasks. Awaiting what it returns waits until the state is stored;
+        that is never needed for the order. Outside a worker it does nothing.
+
+        Args:
+            state: any text of your own, "PROGRESS" by custom.
+            meta: what goes with it; the result serializer must be able to write it.
+        """
+        request = self.request
+        if request.record is None:
+            return Recorded(None)
+        return Recorded(request.record(TaskResult(request.id, state, meta, reply_to=request.reply_to)))
+
+    def progress(self, done: float, total: float, message: str = "") -> "Recorded":
+        """Record how far the run has come, as state PROGRESS: shown as a bar by `taskq call --wait`.
+
+        Args:
+            done: how much is done.
+            total: how much there is, in the same unit.
+            message: what is being done.
+        """
+        percent = 100.0 * done / total if total else 100.0
+        meta = {"current": done, "total": total, "percent": round(percent, 1), "description": message}
+        return self.update_state("PROGRESS", meta)
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        exc: BaseException | None = None,
+        max_retries: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> errors.Retry:
+        """Have the current run done again: `raise self.retry(exc=error, countdown=10)`.
+
+        It always raises; `raise` in front only tells readers (and type checkers) so.
+
+        Args:
+            args: other positional arguments; None = the same.
+            kwargs: other keyword arguments; None = the same.
+            exc: why; stored with state RETRY, and raised when there are no retries left.
+            max_retries: instead of the task's.
+            options: `eta` or `countdown` say when, default in `default_retry_delay` seconds; others change the
+                call, see `apply_async`.
+
+        Raises:
+            Retry: it will be run again.
+            MaxRetriesExceededError: there are no retries left and no `exc` was given.
+            BaseException: `exc`, when there are no retries left or the task was called directly.
+        """
+        check_options(options)
+        request = self.request
+        if request.called_directly:
+            raise exc or errors.Retry("the task can be retried", exc)
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit is not None and request.retries >= limit:
+            shown = f"{self.name}[{request.id}] args:{tuple(request.args)!r} kwargs:{dict(request.kwargs)!r}"
+            raise exc or errors.MaxRetriesExceededError(f"Can't retry {shown}")
+        countdown, eta = options.pop("countdown", None), options.pop("eta", None)
+        if countdown is None and eta is None:
+            countdown = self.default_retry_delay
+        retry = errors.Retry("", exc, eta if countdown is None else countdown)
+        retry.args_ = args
+        retry.kwargs_ = kwargs
+        retry.options = dict(options)
+        raise retry
+
+    # --- hooks: called only where a subclass has its own ----------------------------------------------------
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Before a run."""
+
+    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """After a run that ended well."""
+
+    def on_failure(
+        self,
+        exc: BaseException,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: str | None,
+    ) -> Any:
+        """After a run that failed; `einfo` is the traceback as text."""
+
+    def on_retry(
+        self,
+        exc: BaseException | None,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: str | None,
+    ) -> Any:
+        """After a run that will be done again."""
+
+    def after_return(
+        self,
+        status: str,
+        retval: Any,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: str | None,
+    ) -> Any:
+        """After every run; `retval` is the return value or the exception."""
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+class Recorded:
+    """What `update_state` returns: await it to wait until the state is stored, or leave it."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, stored: Awaitable[None] | None) -> None:
+        self._stored = stored
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._stored is not None:
+            yield from self._stored.__await__()

@@ -1,0 +1,192 @@
+"""The effects: what runs came to is stored, published and settled, in this order, in batches.
+
+Batches form by themselves: while one flush is on its way, the next piles up. A crash between two of the steps
+repeats work and never loses it.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from taskq.broker import Broker, Consumer
+from taskq.clock import now
+from taskq.errors import EncodeError, OperationalError, PublishErrors, StoreError, Unroutable
+from taskq.message import DeadLetter, Delivery, Message
+from taskq.signature import new_id
+from taskq.store import ResultStore, TaskResult
+from taskq.worker.outcome import Outcome, Settle
+
+logger = logging.getLogger(__name__)
+
+#: The longest pause between two tries of a broker or store that is down, in seconds.
+MAX_PAUSE = 5.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One thing to do, in order: states to store, then perhaps the end of a delivery or an early ack."""
+
+    results: Sequence[TaskResult] = ()
+    outcome: Outcome | None = None
+    acknowledge: Delivery | None = None
+    done: "asyncio.Future[None] | None" = None
+
+
+class Completer:
+    """Takes outcomes and states, and carries them out.
+
+    Args:
+        broker, store: opened.
+        consumer: the one that made the deliveries.
+        unencodable: turns an outcome whose result the serializer refuses into one that can be stored.
+        settled: told of every delivery whose custody has ended.
+        lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: ResultStore,
+        consumer: Consumer,
+        *,
+        unencodable: Callable[[TaskResult, EncodeError], TaskResult],
+        settled: Callable[[Sequence[Delivery]], None],
+        lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._consumer = consumer
+        self._unencodable = unencodable
+        self._settled = settled
+        self._lost = lost
+        self._pile: list[_Entry] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- what runs hand in ----------------------------------------------------------------------------------
+
+    def put(self, outcome: Outcome) -> None:
+        """Carry out an outcome, in turn."""
+        self._add(_Entry(outcome.results, outcome))
+
+    def record(self, result: TaskResult) -> Awaitable[None]:
+        """Store one state, in turn; the awaitable is done when it is stored."""
+        done = asyncio.get_running_loop().create_future()
+        self._add(_Entry([result], done=done))
+        return done
+
+    def acknowledge(self, delivery: Delivery) -> Awaitable[None]:
+        """Settle a delivery before its run (`acks_late=False`); done when the broker has it."""
+        done = asyncio.get_running_loop().create_future()
+        self._add(_Entry(acknowledge=delivery, done=done))
+        return done
+
+    def _add(self, entry: _Entry) -> None:
+        self._pile.append(entry)
+        self._idle.clear()
+        self._wake.set()
+
+    # --- carrying out ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Carry out what comes in, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pile:
+                batch, self._pile = self._pile, []
+                await self._flush(batch)
+            self._idle.set()
+
+    async def drain(self) -> None:
+        """Wait until everything handed in so far is carried out."""
+        await self._idle.wait()
+
+    async def _flush(self, batch: Sequence[_Entry]) -> None:
+        ended = [entry.outcome for entry in batch if entry.outcome is not None]
+        lost = await self._lost([outcome.delivery for outcome in ended])
+        outcomes = ended
+        if lost:
+            batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
+            outcomes = [outcome for outcome in ended if outcome.delivery not in lost]
+        await self._save([result for entry in batch for result in entry.results])
+        await self._publish([message for outcome in outcomes for message in outcome.publish])
+        early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
+        await self._settle(early, outcomes)
+        self._settled([outcome.delivery for outcome in ended])
+        for entry in batch:
+            if entry.done is not None and not entry.done.done():
+                entry.done.set_result(None)
+
+    async def _save(self, results: Sequence[TaskResult]) -> None:
+        if not results:
+            return
+        try:
+            await _insist("store results", lambda: self._store.save(results), StoreError)
+        except EncodeError:
+            for result in results:
+                await self._save_alone(result)
+
+    async def _save_alone(self, result: TaskResult) -> None:
+        """After a batch that the serializer refused: only the result at fault becomes a FAILURE."""
+        try:
+            await _insist("store a result", lambda: self._store.save([result]), StoreError)
+        except EncodeError as error:
+            failure = self._unencodable(result, error)
+            await _insist("store a result", lambda: self._store.save([failure]), StoreError)
+
+    async def _publish(self, messages: list[Message]) -> None:
+        """Publish follow-ups; those accepted are never sent twice, one without a queue goes to the dead letters."""
+        if not messages:
+            return
+
+        async def attempt() -> None:
+            try:
+                await self._broker.publish(messages)
+            except PublishErrors as errors:
+                await self._bury(messages, errors)
+                messages[:] = [
+                    messages[index]
+                    for index, error in errors.failures.items()
+                    if not isinstance(error, Unroutable)
+                ]
+                if messages:
+                    raise
+
+        await _insist("publish", attempt, OperationalError)
+
+    async def _bury(self, messages: Sequence[Message], errors: PublishErrors) -> None:
+        unroutable = {i: error for i, error in errors.failures.items() if isinstance(error, Unroutable)}
+        if unroutable:
+            logger.error("%d follow-ups have no queue, kept as dead letters: %s", len(unroutable), errors)
+            letters = [
+                DeadLetter(new_id(), messages[i].routing_key, str(error), now(), messages[i])
+                for i, error in unroutable.items()
+            ]
+            await self._broker.bury(letters)
+
+    async def _settle(self, early: list[Delivery], outcomes: Sequence[Outcome]) -> None:
+        ack = early + [outcome.delivery for outcome in outcomes if outcome.settle is Settle.ACK]
+        requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
+        reject = [(o.delivery, o.reason) for o in outcomes if o.settle is Settle.REJECT]
+        if ack or requeue or reject:
+            await _insist(
+                "settle",
+                lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
+                OperationalError,
+            )
+
+
+async def _insist(what: str, act: Callable[[], Awaitable[None]], error: type[Exception]) -> None:
+    """Do it until it works: giving up here would lose what a task has done. Pauses grow, with jitter."""
+    pause = 0.1
+    while True:
+        try:
+            return await act()
+        except error as failure:
+            logger.warning("could not %s, trying again: %s", what, failure)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+        pause = min(pause * 2, MAX_PAUSE)

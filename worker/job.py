@@ -1,0 +1,28 @@
+"""A delivery that can be run."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from taskq.message import Delivery
+from taskq.request import Request
+from taskq.task import Task
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A delivery, what it asks for and the task that does it.
+
+    `due` (Unix seconds) is set while it waits for its eta. `runner` is the asyncio task of its run, `started`
+    (loop time) when that began. `handed_back`: the worker stops and ended the run; `acknowledged`: it was
+    settled before the run (`acks_late=False`).
+    """
+
+    delivery: Delivery
+    request: Request
+    task: Task[Any, Any, Any]
+    due: float = 0.0
+    runner: "asyncio.Task[None] | None" = None
+    started: float = 0.0
+    handed_back: bool = False
+    acknowledged: bool = False

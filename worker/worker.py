@@ -1,0 +1,201 @@
+"""The worker: builds the parts, lets them run, drains and stops them."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+
+from taskq import signals, states
+from taskq.app import TaskQ
+from taskq.broker import Broker, Consumer
+from taskq.clock import now
+from taskq.errors import EncodeError, OperationalError
+from taskq.failures import encode_exception
+from taskq.store import ResultStore, TaskResult
+from taskq.worker.admission import Admission
+from taskq.worker.completer import Completer
+from taskq.worker.custody import Custody
+from taskq.worker.executor import Effects, Executor
+from taskq.worker.intake import Intake
+from taskq.worker.job import Job
+from taskq.worker.leases import Leases
+from taskq.worker.runlog import RunLog
+from taskq.worker.runner import Runner
+from taskq.worker.threads import ThreadPool
+
+logger = logging.getLogger("taskq.worker")
+
+
+class Stop(IntEnum):
+    """How to stop: each is harder than the one before."""
+
+    WARM = 1  #: take no more; running tasks have the grace period
+    COLD = 2  #: end running tasks now and give them back
+
+
+class Worker:
+    """Runs the tasks of an app: `await Worker(app, queues=["celery"]).run()`.
+
+    Args:
+        app: whose tasks, settings and connections.
+        queues: names of the queues to take from; default the app's own.
+        concurrency: how many tasks run at the same time; default `worker_concurrency`.
+        threads: how many of them may be plain functions; default `worker_threads`.
+        hostname: the node name, `name@host`.
+        grace: seconds that running tasks have when the worker is to stop; default `worker_grace`.
+        on_ready: called when it has begun to receive.
+    """
+
+    def __init__(
+        self,
+        app: TaskQ,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        threads: int | None = None,
+        hostname: str | None = None,
+        grace: float | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        conf = app.conf
+        self.app = app
+        self.queues = list(queues or app.router.queues)
+        self.concurrency = concurrency or conf.worker_concurrency
+        self.threads = threads or conf.worker_threads
+        self.hostname = hostname or f"celery@{socket.gethostname()}"
+        self.grace = conf.worker_grace if grace is None else grace
+        self._on_ready = on_ready
+        self._stopping = asyncio.Event()
+        self._cancelling = asyncio.Event()
+        self._parts: _Parts | None = None
+
+    @property
+    def running(self) -> Collection[Job]:
+        """The jobs that run now."""
+        return self._parts.runner.running if self._parts else ()
+
+    def stop(self, how: Stop = Stop.WARM) -> None:
+        """Stop as told; call it again with more to be harder. From the loop's thread (its signal handlers)."""
+        self._stopping.set()
+        if how is Stop.COLD:
+            self._cancelling.set()
+
+    async def run(self) -> None:
+        """Work until `stop` is called, then drain: returns when nothing is held any more.
+
+        Raises:
+            OperationalError: the broker could not be reached at start.
+            StoreError: the result store could not be reached at start.
+        """
+        await signals.worker_init.send(self)
+        try:
+            connection = self.app.shared_connection()
+            broker, store = await connection.open_broker(), await connection.open_store()
+            prefetch = self.capacity + self.app.conf.worker_eta_task_limit
+            consumer = await broker.consume(self.queues, prefetch=prefetch)
+            self._parts = _Parts(self, broker, store, consumer)
+            await self._work(self._parts)
+        finally:
+            await self.app.close()
+            await signals.worker_shutdown.send(self)
+
+    @property
+    def capacity(self) -> int:
+        """How many deliveries may be held: `concurrency` times `worker_prefetch_multiplier`; 0 means as many as may wait for an eta."""
+        return (
+            self.concurrency * self.app.conf.worker_prefetch_multiplier or self.app.conf.worker_eta_task_limit
+        )
+
+    async def _work(self, parts: "_Parts") -> None:
+        intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
+        services = [
+            asyncio.create_task(parts.completer.run(), name="taskq-completer"),
+            asyncio.create_task(parts.leases.run(), name="taskq-leases"),
+        ]
+        stopping = asyncio.create_task(self._stopping.wait(), name="taskq-stop")
+        try:
+            await signals.worker_ready.send(self)
+            if self._on_ready is not None:
+                self._on_ready()
+            await asyncio.wait([stopping, intake, *services], return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(parts, intake)
+        finally:
+            for task in (stopping, *services):
+                task.cancel()
+            ends = await asyncio.gather(intake, stopping, *services, return_exceptions=True)
+            parts.threads.close()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _drain(self, parts: "_Parts", intake: "asyncio.Task[None]") -> None:
+        """Take no more, give back what has not begun, let the rest finish within the grace period."""
+        await signals.worker_shutting_down.send(self)
+        intake.cancel()
+        await asyncio.wait([intake])
+        await parts.intake.close()
+        if parts.runner.close():
+            await self._finish(parts.runner)
+        await parts.completer.drain()
+        try:
+            await parts.consumer.close()
+        except OperationalError as error:
+            logger.warning("could not give deliveries back; their leases will run out: %s", error)
+
+    async def _finish(self, runner: Runner) -> None:
+        """Wait for what runs; cancel it when the grace period is over or `stop(COLD)` says so."""
+        waits = [asyncio.create_task(runner.wait()), asyncio.create_task(self._cancelling.wait())]
+        done, _ = await asyncio.wait(waits, timeout=self.grace, return_when=asyncio.FIRST_COMPLETED)
+        if waits[0] not in done:
+            runner.cancel()
+            await runner.wait()
+        for wait in waits:
+            wait.cancel()
+
+
+class _Parts:
+    """The parts of a running worker, wired."""
+
+    def __init__(self, worker: Worker, broker: Broker, store: ResultStore, consumer: Consumer) -> None:
+        loop = asyncio.get_running_loop()
+        app, conf = worker.app, worker.app.conf
+        custody = Custody()
+        log = RunLog(clock=loop.time)
+        self.consumer = consumer
+        self.leases = Leases(consumer, custody, lease=conf.lease_seconds, clock=loop.time)
+        self.completer = Completer(
+            broker, store, consumer, unencodable=_unencodable, settled=custody.release, lost=self.leases.lost
+        )
+        self.threads = ThreadPool(worker.threads, loop)
+        effects = Effects(self.completer.record, self.completer.acknowledge)
+        executor = Executor(app, self.threads, effects, hostname=worker.hostname, now=now, log=log)
+        self.runner = Runner(executor, self.completer.put, concurrency=worker.concurrency)
+        self.intake = Intake(
+            broker,
+            consumer,
+            Admission(app, now),
+            executor,
+            self.runner,
+            custody,
+            put=self.completer.put,
+            capacity=worker.capacity,
+            horizon=conf.eta_horizon,
+            later=conf.worker_eta_task_limit,
+            now=now,
+            log=log,
+        )
+
+
+def _unencodable(result: TaskResult, error: EncodeError) -> TaskResult:
+    """The failure that stands for a state its serializer refuses, so that the caller is not left waiting."""
+    return TaskResult(
+        result.task_id,
+        states.FAILURE,
+        encode_exception(error),
+        date_done=datetime.now(UTC).isoformat(),
+        group_id=result.group_id,
+        parent_id=result.parent_id,
+        reply_to=result.reply_to,
+    )
