@@ -156,7 +156,7 @@ def task_id_of(message: Message) -> str | None:
 def _payload(message: Message, max_inflated: int) -> Any:
     body = message.body
     compression = message.headers.get("compression")
-    if compression is not None:
+    if compression:
         if type(compression) is not str:
             raise DecodeError(f"the header compression is {saferepr(compression, 60)}, not text")
         body = decompress(body, compression, max_inflated)

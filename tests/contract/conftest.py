@@ -19,9 +19,9 @@ from tests.rabbit import rabbit_vhost
 
 BROKERS = [
     "memory",
-    pytest.param("redis", marks=pytest.mark.redis),
     pytest.param("amqp", marks=pytest.mark.rabbitmq),
     pytest.param("amqp_plain", marks=pytest.mark.rabbitmq),
+    pytest.param("redis", marks=pytest.mark.redis),
 ]
 STORES = [
     "memory",
@@ -36,27 +36,6 @@ def broker_memory() -> BrokerSite:
         HUBS[url].add([(queue, 0, raw)])
 
     return BrokerSite(url, put_raw=put_raw)
-
-
-@pytest.fixture
-async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
-    """All keys begin with a prefix of the test's own: the server is shared."""
-    prefix = f"taskq-test-{uuid.uuid4()}:"
-    client = Redis.from_url(f"{redis_url}/9")
-
-    async def put_raw(queue: str, raw: bytes) -> None:
-        await client.eval("return redis.call('LPUSH', KEYS[1], ARGV[1])", 1, prefix + queue, raw)
-
-    yield BrokerSite(
-        f"{redis_url}/9",
-        options={"global_keyprefix": prefix},
-        urgent_first=(0, 3, 6, 9),
-        put_raw=put_raw,
-        unreachable="redis://user:s3cret@127.0.0.1:1/0",
-    )
-    if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
-        await client.delete(*keys)
-    await client.aclose()
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +64,27 @@ def broker_amqp(amqp_vhost: str) -> BrokerSite:
 @pytest.fixture
 def broker_amqp_plain(amqp_vhost: str) -> BrokerSite:
     return amqp_site(amqp_vhost, codec=False)
+
+
+@pytest.fixture
+async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
+    """All keys begin with a prefix of the test's own: the server is shared."""
+    prefix = f"taskq-test-{uuid.uuid4()}:"
+    client = Redis.from_url(f"{redis_url}/9")
+
+    async def put_raw(queue: str, raw: bytes) -> None:
+        await client.eval("return redis.call('LPUSH', KEYS[1], ARGV[1])", 1, prefix + queue, raw)
+
+    yield BrokerSite(
+        f"{redis_url}/9",
+        options={"global_keyprefix": prefix},
+        urgent_first=(0, 3, 6, 9),
+        put_raw=put_raw,
+        unreachable="redis://user:s3cret@127.0.0.1:1/0",
+    )
+    if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
+        await client.delete(*keys)
+    await client.aclose()
 
 
 @pytest.fixture(params=BROKERS)
