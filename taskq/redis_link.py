@@ -77,21 +77,26 @@ class Link:
         self._connecting = asyncio.Lock()
         self._closing = asyncio.Event()
 
+    @property
+    def live(self) -> Session | None:
+        """The session if there is a live one now."""
+        session = self._session
+        return session if session is not None and session.broken is None else None
+
     async def session(self) -> Session:
         """The live session, after connecting if need be.
 
         Raises:
             OperationalError: not possible now.
         """
-        session = self._session
-        if session is not None and session.broken is None:
-            return session
+        if (live := self.live) is not None:
+            return live
         async with self._connecting:
             if self._closing.is_set():
                 raise OperationalError(f"{self._target.shown}: closed")
-            if self._session is None or self._session.broken is not None:
-                self._session = await self._connect()
-            return self._session
+            if (live := self.live) is None:
+                live = self._session = await self._connect()
+            return live
 
     async def _connect(self) -> Session:
         session = await self._target.connect(self._on_push)

@@ -7,6 +7,7 @@ a stack of coroutines each); here a request is one write and one future. Measure
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final, cast
 
 import hiredis
@@ -21,6 +22,24 @@ Push = Callable[[Sequence[Any]], None]
 REPLY_TIMEOUT: Final = 8.0
 _TICK: Final = 2.0
 
+_ANSWERED_BY_PUSHES: Final = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE"))
+_CONFIRMATIONS: Final = frozenset((b"subscribe", b"unsubscribe", b"psubscribe"))
+
+
+class Waiting:
+    """One request on its way. A subscription is answered by `pushes` confirmations, one per channel."""
+
+    __slots__ = ("deadline", "future", "pushes")
+
+    def __init__(self, future: asyncio.Future[Reply], deadline: float, command: Sequence[Any]) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.pushes = len(command) - 1 if command[0] in _ANSWERED_BY_PUSHES else 0
+
+    def answer(self, reply: Reply) -> None:
+        if not self.future.done():  # else nobody waits any more
+            self.future.set_result(reply)
+
 
 class Session(asyncio.Protocol):
     """A connection that lives once; `broken` tells why it no longer does.
@@ -32,7 +51,7 @@ class Session(asyncio.Protocol):
         self._shown = shown
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=...)
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -49,7 +68,7 @@ class Session(asyncio.Protocol):
             raise ConnectionLost(str(self.broken or f"{self._shown}: not connected"))
         deadline = self._loop.time() + REPLY_TIMEOUT
         futures = [self._loop.create_future() for _ in commands]
-        self._waiting.extend((future, deadline) for future in futures)
+        self._waiting.extend(map(Waiting, futures, repeat(deadline), commands))
         self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
         if self._tick is None:
             self._tick = self._loop.call_later(_TICK, self._check)
@@ -84,9 +103,7 @@ class Session(asyncio.Protocol):
         # As values, not as exceptions: nobody may be left to look at them.
         lost = ConnectionLost(str(self.broken), maybe_accepted=True)
         while self._waiting:
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_result(lost)
+            self._waiting.popleft().answer(lost)
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -109,22 +126,27 @@ class Session(asyncio.Protocol):
 
     def _dispatch(self, reply: Reply) -> None:
         if isinstance(reply, hiredis.PushNotification):
-            if self._on_push is not None:
-                self._on_push(reply)
-            return
-        if not self._waiting:
+            self._take_push(reply)
+        elif self._waiting:
+            self._waiting.popleft().answer(reply)
+        else:
             self.abort("an unexpected reply")
-            return
-        future, _ = self._waiting.popleft()
-        if not future.done():
-            future.set_result(reply)
+
+    def _take_push(self, push: Sequence[Any]) -> None:
+        if push[0] in _CONFIRMATIONS and self._waiting:
+            waiting = self._waiting[0]
+            waiting.pushes -= 1
+            if waiting.pushes == 0:
+                self._waiting.popleft().answer(None)
+        elif self._on_push is not None:
+            self._on_push(push)
 
     def _check(self) -> None:
         # One timer for all requests: the oldest answers first.
         self._tick = None
         if not self._waiting:
             return
-        if self._waiting[0][1] < self._loop.time():
+        if self._waiting[0].deadline < self._loop.time():
             self.abort(f"no answer within {REPLY_TIMEOUT:g} s")
             return
         self._tick = self._loop.call_later(_TICK, self._check)

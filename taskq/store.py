@@ -12,6 +12,12 @@ STORES: dict[str, str] = {
     "memory": "taskq.stores.memory:MemoryStore",
     "sqlite": "taskq.stores.sqlite:SqliteStore",
     "disabled": "taskq.stores.disabled:DisabledStore",
+    "redis": "taskq.stores.redis:RedisStore",
+    "rediss": "taskq.stores.redis:RedisStore",
+    "redis+socket": "taskq.stores.redis:RedisStore",
+    "sentinel": "taskq.stores.redis:RedisStore",
+    "valkey": "taskq.stores.redis:RedisStore",
+    "valkeys": "taskq.stores.redis:RedisStore",
 }
 
 

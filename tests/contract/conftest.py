@@ -14,6 +14,7 @@ from taskq.broker import Broker, BrokerConfig, Queue, open_broker
 from taskq.broker_adapters.memory import HUBS
 from taskq.store import ResultStore, StoreConfig, open_store
 from taskq.stores.memory import HUBS as STORE_HUBS
+from taskq.stores.redis import RedisStore
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 from tests.rabbit import rabbit_vhost
 
@@ -25,6 +26,7 @@ BROKERS = [
 ]
 STORES = [
     "memory",
+    pytest.param("redis", marks=pytest.mark.redis),
 ]
 
 
@@ -82,9 +84,8 @@ async def broker_redis(redis_url: str) -> AsyncIterator[BrokerSite]:
         put_raw=put_raw,
         unreachable="redis://user:s3cret@127.0.0.1:1/0",
     )
-    if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
-        await client.delete(*keys)
     await client.aclose()
+    await delete_keys(f"{redis_url}/9", prefix)
 
 
 @pytest.fixture(params=BROKERS)
@@ -112,6 +113,30 @@ async def connect(site: BrokerSite) -> AsyncIterator[ConnectBroker]:
 def store_memory() -> StoreSite:
     url = f"memory://{uuid.uuid4()}"
     return StoreSite(url, watchers=lambda _, task_id: STORE_HUBS[url].watchers(task_id))
+
+
+@pytest.fixture
+async def store_redis(redis_url: str) -> AsyncIterator[StoreSite]:
+    prefix = f"taskq-test-{uuid.uuid4()}:"
+    url = f"{redis_url}/9"
+
+    def watchers(store: ResultStore, task_id: str) -> int:
+        assert isinstance(store, RedisStore)
+        return store.watchers(task_id)
+
+    yield StoreSite(
+        url,
+        watchers=watchers,
+        options={"global_keyprefix": prefix},
+        unreachable="redis://user:s3cret@127.0.0.1:1/0",
+    )
+    await delete_keys(url, prefix)
+
+
+async def delete_keys(url: str, prefix: str) -> None:
+    async with Redis.from_url(url) as client:
+        if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
+            await client.delete(*keys)
 
 
 @pytest.fixture(params=STORES)
