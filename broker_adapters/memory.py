@@ -26,9 +26,12 @@ DEAD_LETTERS = 10_000
 
 
 class Entry:
-    """One message in the hub. It stays the same object through redelivery, whoever holds it."""
+    """One message in the hub. It stays the same object through redelivery, whoever holds it.
 
-    __slots__ = ("deaths", "order", "priority", "queue", "raw", "redelivered")
+    `claims` counts how often it was handed out, so that an old delivery of it can be told from the present one.
+    """
+
+    __slots__ = ("claims", "deaths", "order", "priority", "queue", "raw", "redelivered")
 
     def __init__(self, order: int, queue: str, priority: int, raw: bytes) -> None:
         self.order = order
@@ -37,6 +40,11 @@ class Entry:
         self.raw = raw
         self.redelivered = False
         self.deaths = 0
+        self.claims = 0
+
+
+#: An entry, and which of its claims is meant.
+Tag = tuple[Entry, int]
 
 
 class Line:
@@ -124,15 +132,20 @@ class Hub:
                 line.take(min(share, limit - len(taken)), taken)
             for line in lines:
                 line.take(limit - len(taken), taken)
-            consumer.held.update(dict.fromkeys(taken))
+            for entry in taken:
+                entry.claims += 1
+                consumer.held[entry] = entry.claims
             consumer.leased_until = time + consumer.lease
             consumer.idle = limit > 0 and not taken
         return taken
 
-    def remove(self, consumer: "MemoryConsumer", entries: Iterable[Entry]) -> list[Entry]:
-        """End the custody of these; those that someone else has taken over are left out."""
+    def remove(self, consumer: "MemoryConsumer", tags: Iterable[Tag]) -> list[Entry]:
+        """End the custody of these; those whose lease was lost meanwhile are left out."""
         with self._lock:
-            return [entry for entry in entries if consumer.held.pop(entry, entry) is None]
+            ours = [entry for entry, claim in tags if consumer.held.get(entry) == claim]
+            for entry in ours:
+                del consumer.held[entry]
+            return ours
 
     def requeue(self, entries: Sequence[Entry]) -> None:
         with self._lock:
@@ -144,10 +157,10 @@ class Hub:
                 heappush(self._parked, (until, entry.order, entry))
             self._wake({entry.queue for entry, _ in entries})
 
-    def renew(self, consumer: "MemoryConsumer", entries: Iterable[tuple[Delivery, Entry]]) -> list[Delivery]:
+    def renew(self, consumer: "MemoryConsumer", deliveries: Iterable[Delivery]) -> list[Delivery]:
         with self._lock:
             consumer.leased_until = now() + consumer.lease
-            return [delivery for delivery, entry in entries if entry not in consumer.held]
+            return [one for one in deliveries if consumer.held.get(one.tag[0]) != one.tag[1]]
 
     def next_event(self) -> float:
         """Seconds until something may be ready without anyone telling: a parked message, a lost lease."""
@@ -234,7 +247,7 @@ class MemoryConsumer:
         self.queues = deque(dict.fromkeys(queues))
         self.lease = lease
         self.leased_until = 0.0
-        self.held: dict[Entry, None] = {}
+        self.held: dict[Entry, int] = {}
         self.idle = False
         self._hub = hub
         self._prefetch = prefetch
@@ -279,16 +292,16 @@ class MemoryConsumer:
         self._hub.requeue(self._hub.remove(self, [delivery.tag for delivery in requeue]))
         for delivery, reason in reject:
             if self._hub.remove(self, [delivery.tag]):
-                self._bury(delivery.tag, reason, delivery.message)
+                self._bury(delivery.tag[0], reason, delivery.message)
         self._news.set()
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
-        until = {delivery.tag: due for delivery, due in deliveries}
-        self._hub.park([(entry, until[entry]) for entry in self._hub.remove(self, until)])
+        for delivery, due in deliveries:
+            self._hub.park([(entry, due) for entry in self._hub.remove(self, [delivery.tag])])
         self._news.set()
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
-        return self._hub.renew(self, [(delivery, delivery.tag) for delivery in held])
+        return self._hub.renew(self, held)
 
     async def close(self) -> None:
         self._closed = True
@@ -296,13 +309,14 @@ class MemoryConsumer:
         self._news.set()
 
     def _open(self, entry: Entry) -> Delivery | None:
+        tag = (entry, self.held.get(entry, 0))
         try:
             message = loads(entry.raw)
         except DecodeError as error:
-            self._hub.remove(self, [entry])
+            self._hub.remove(self, [tag])
             self._bury(entry, str(error), None)
             return None
-        return Delivery(message, entry.queue, entry, entry.redelivered, entry.deaths)
+        return Delivery(message, entry.queue, tag, entry.redelivered, entry.deaths)
 
     def _bury(self, entry: Entry, reason: str, message: Message | None) -> None:
         raw = entry.raw if message is None else b""

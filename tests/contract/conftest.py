@@ -3,15 +3,18 @@
 `broker_<name>` gives a `BrokerSite`, `store_<name>` a `StoreSite`: fresh for each test.
 """
 
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from taskq.broker import Broker, BrokerConfig, Queue, open_broker
 from taskq.broker_adapters.memory import HUBS
+from taskq.broker_adapters.sqlite_queues import Outgoing, publish
 from taskq.store import ResultStore, StoreConfig, open_store
 from taskq.stores.memory import HUBS as STORE_HUBS
 from taskq.stores.redis import RedisStore
@@ -20,6 +23,7 @@ from tests.rabbit import rabbit_vhost
 
 BROKERS = [
     "memory",
+    "sqlite",
     pytest.param("amqp", marks=pytest.mark.rabbitmq),
     pytest.param("amqp_plain", marks=pytest.mark.rabbitmq),
     pytest.param("redis", marks=pytest.mark.redis),
@@ -38,6 +42,17 @@ def broker_memory() -> BrokerSite:
         HUBS[url].add([(queue, 0, raw)])
 
     return BrokerSite(url, put_raw=put_raw)
+
+
+@pytest.fixture
+def broker_sqlite(tmp_path: Path) -> BrokerSite:
+    url = f"sqlite:///{tmp_path}/queues/taskq.db"
+
+    async def put_raw(queue: str, raw: bytes) -> None:
+        with closing(sqlite3.connect(tmp_path / "queues" / "taskq.db")) as db, db:
+            publish(db, [Outgoing(queue, 0, raw, None)])
+
+    return BrokerSite(url, put_raw=put_raw, unreachable=f"sqlite:///{__file__}/taskq.db")
 
 
 @pytest.fixture(scope="session")

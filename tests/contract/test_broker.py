@@ -525,6 +525,22 @@ async def test_a_lost_lease_is_told_and_a_late_settle_changes_nothing(
     await heir.settle(ack=again)
 
 
+async def test_a_late_settle_leaves_ones_own_new_delivery_alone(
+    leased: Broker, connect: ConnectBroker, queue: str, other: str
+) -> None:
+    paused = await leased.consume([queue], prefetch=3)
+    await leased.publish(messages(queue, 2))
+    held = await take(paused, 2)
+    finder = await (await connect(lease=30)).consume([queue], prefetch=1)
+    (taken_over,) = await take(finder, 1, within=BACK + 1)
+    (again,) = await take(paused, 1)
+    assert again.deaths == 1
+    await paused.settle(ack=held)
+    await finder.settle(ack=[taken_over])
+    await paused.settle(requeue=[again])
+    assert numbers(await take(finder, 1)) == numbers([again])
+
+
 async def test_a_paused_consumer_goes_on_afterwards(
     leased: Broker, connect: ConnectBroker, queue: str
 ) -> None:

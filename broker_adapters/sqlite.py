@@ -1,0 +1,272 @@
+"""The embedded broker: one SQLite file, many processes of one host, no server. Safety: see `taskq.sqlite_file`.
+
+URL: sqlite:///relative.db or sqlite:////absolute.db; `?synchronous=normal` publishes without waiting for the
+disk (a power cut may then lose what was published last; a crash of the process never does).
+Options: `dead_letter_expires`, seconds that dead letters are kept, 30 days by default.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import ClassVar, Final, TypeVarTuple
+
+from taskq.broker import BrokerConfig, Features
+from taskq.broker_adapters import sqlite_queues as queues_sql
+from taskq.broker_adapters.sqlite_queues import Letter, Outgoing, Row
+from taskq.clock import now
+from taskq.envelope import dumps, loads
+from taskq.errors import BrokerFull, DecodeError, OperationalError
+from taskq.message import DeadLetter, Delivery, Message
+from taskq.sqlite_file import DURABLE, READ, WRITE, Failure, SqliteFile
+from taskq.sqlite_wake import Listener
+
+Ts = TypeVarTuple("Ts")
+
+logger = logging.getLogger(__name__)
+
+#: What those who wait for messages listen to.
+MESSAGES: Final = "messages"
+#: Seconds between two looks at the file while nobody tells of anything.
+LOOK: Final = 0.5
+#: Seconds until the next try after the file could not be used.
+RETRY: Final = 1.0
+DEAD_LETTER_EXPIRES: Final = 30 * 86400.0
+
+
+def refuse(failure: Failure) -> OperationalError:
+    return BrokerFull(failure.text) if failure.full else OperationalError(failure.text)
+
+
+class SqliteConsumer:
+    """Receives from some queues of a file; see `taskq.broker.Consumer`.
+
+    The tag of a delivery is (the consumer's number when it was claimed, the message's number).
+    """
+
+    def __init__(self, file: SqliteFile, queues: Sequence[str], prefetch: int, lease: float) -> None:
+        self._file = file
+        self._queues = deque(dict.fromkeys(queues))
+        self._prefetch = prefetch
+        self._lease = lease
+        self._number = 0
+        self._held: set[Delivery] = set()
+        self._kept: deque[Delivery] = deque()
+        self._unreadable: list[tuple[int, str]] = []
+        self._claiming: asyncio.Task[None] | None = None
+        self._closed = False
+        self._news = asyncio.Event()
+        self._listener = Listener(file.wake_folder, MESSAGES, self._news.set)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while not self._closed:
+            self._news.clear()
+            if not self._kept and (room := min(limit, self._prefetch - len(self._held))) > 0:
+                await self._claim_once(room)
+            if self._kept:
+                return [self._kept.popleft() for _ in range(min(limit, len(self._kept)))]
+            await self._wait()
+        return []
+
+    async def settle(
+        self,
+        *,
+        ack: Sequence[Delivery] = (),
+        requeue: Sequence[Delivery] = (),
+        reject: Sequence[tuple[Delivery, str]] = (),
+    ) -> None:
+        acked, back = self._still_held(ack), self._still_held(requeue)
+        buried = [(one, reason) for one, reason in reject if one in self._held]
+        gone = [*acked, *back, *(one for one, _ in buried)]
+        if gone:
+            await self._end(
+                gone,
+                queues_sql.settle,
+                numbers(acked),
+                numbers(back),
+                [(one.tag[1], reason) for one, reason in buried],
+            )
+
+    async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+        parked = [(one, due) for one, due in deliveries if one in self._held]
+        if parked:
+            await self._end(
+                [one for one, _ in parked], queues_sql.park, [(one.tag[1], due) for one, due in parked]
+            )
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        if self._held:
+            until = now() + self._lease
+            self._renumber(await self._file.run(queues_sql.keep_lease, self._number, until))
+        return [delivery for delivery in held if delivery.tag[0] != self._number]
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        self._listener.close()
+        if self._claiming is not None:
+            with suppress(OperationalError):
+                await self._claiming
+        self._forget()
+        try:
+            await self._file.run(queues_sql.give_back, self._number, topic=MESSAGES)
+        except OperationalError as error:
+            logger.warning("what is held comes back when its lease is over: %s", error)
+
+    async def _claim_once(self, room: int) -> None:
+        """Claim, or wait for the claim that a cancelled `receive` left behind."""
+        claiming = self._claiming = self._claiming or asyncio.ensure_future(self._claim(room))
+        try:
+            await asyncio.shield(claiming)
+        except OperationalError as error:
+            logger.warning("cannot receive, trying again in %s s: %s", RETRY, error)
+            await asyncio.sleep(RETRY)
+        finally:
+            if claiming.done():
+                self._claiming = None
+
+    async def _claim(self, room: int) -> None:
+        self._queues.rotate(-1)
+        names = tuple(self._queues)
+        number, rows = await self._file.run(queues_sql.claim, self._number, self._lease, names, room)
+        self._renumber(number)
+        for queue, row in rows:
+            self._keep(queue, row)
+        await self._bury_unreadable()
+
+    def _keep(self, queue: str, row: Row) -> None:
+        try:
+            message = loads(row.raw)
+        except DecodeError as error:
+            self._unreadable.append((row.id, str(error)))
+            return
+        delivery = Delivery(message, queue, (self._number, row.id), bool(row.redelivered), row.deaths)
+        self._held.add(delivery)
+        self._kept.append(delivery)
+
+    async def _bury_unreadable(self) -> None:
+        """Nobody could run them: to the dead letters. What cannot be written now stays for the next claim."""
+        if letters := tuple(self._unreadable):
+            await self._file.run(queues_sql.settle, self._number, (), (), letters)
+            del self._unreadable[: len(letters)]
+
+    async def _end(
+        self,
+        deliveries: Sequence[Delivery],
+        function: Callable[[sqlite3.Connection, int, *Ts], None],
+        *args: *Ts,
+    ) -> None:
+        """End the custody of these by one transaction; if it fails they are still held."""
+        self._held.difference_update(deliveries)
+        try:
+            await self._file.run(function, self._number, *args, topic=MESSAGES)
+        except OperationalError:
+            self._held.update(one for one in deliveries if one.tag[0] == self._number)
+            raise
+        self._news.set()
+
+    async def _wait(self) -> None:
+        """Until someone tells of news, or the next look is due."""
+        pause: float | None = None
+        if len(self._held) < self._prefetch:
+            names = tuple(self._queues)
+            with suppress(OperationalError):
+                pause = await self._file.run(queues_sql.next_event, self._number, names, mode=READ)
+            pause = min(LOOK, LOOK if pause is None else pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._news.wait()
+
+    def _renumber(self, number: int) -> None:
+        """A new number means that the lease was lost, and everything held with it."""
+        if number != self._number:
+            self._number = number
+            self._forget()
+
+    def _forget(self) -> None:
+        self._held.clear()
+        self._kept.clear()
+        self._unreadable.clear()
+
+    def _still_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return [one for one in deliveries if one in self._held]
+
+
+def numbers(deliveries: Sequence[Delivery]) -> list[int]:
+    return [one.tag[1] for one in deliveries]
+
+
+class SqliteBroker:
+    """Connects to a file; see `taskq.broker.Broker`."""
+
+    features: ClassVar[Features] = Features(delays=True, leases=True)
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._file = SqliteFile(config.url, queues_sql.SCHEMA, refuse)
+        self._lease = config.lease
+        self._mode = DURABLE if self._file.location.durable else WRITE
+        self._letters_kept = float(config.options.get("dead_letter_expires", DEAD_LETTER_EXPIRES))
+        self._consumers: list[SqliteConsumer] = []
+
+    async def open(self) -> None:
+        await self._file.open()
+
+    async def close(self) -> None:
+        consumers, self._consumers = self._consumers, []
+        for consumer in consumers:
+            await consumer.close()
+        self._file.close()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        outgoing = [
+            Outgoing(message.routing_key, -message.priority, dumps(message, delivery_tag=""), message.due)
+            for message in messages
+        ]
+        if outgoing:
+            await self._file.run(queues_sql.publish, outgoing, mode=self._mode, topic=MESSAGES)
+
+    async def consume(self, queues: Sequence[str], *, prefetch: int) -> SqliteConsumer:
+        consumer = SqliteConsumer(self._file, queues, prefetch, self._lease)
+        self._consumers.append(consumer)
+        return consumer
+
+    async def size(self, queue: str) -> int:
+        return await self._file.run(queues_sql.size, queue, mode=READ)
+
+    async def purge(self, queue: str) -> int:
+        return await self._file.run(queues_sql.purge, queue)
+
+    async def revoke(self, task_ids: Sequence[str], until: float) -> None:
+        await self._file.run(queues_sql.revoke, task_ids, until, mode=self._mode)
+
+    async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
+        return await self._file.run(queues_sql.revoked, task_ids, mode=READ)
+
+    async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
+        since = now() - self._letters_kept
+        return [to_dead_letter(one) for one in await self._file.run(queues_sql.dead, since, limit, mode=READ)]
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        rows = [to_letter(letter) for letter in letters]
+        await self._file.run(queues_sql.bury, now() - self._letters_kept, rows, mode=self._mode)
+
+    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        numbers = [int(one) for one in ids if one.isdecimal()]
+        return [to_dead_letter(one) for one in await self._file.run(queues_sql.exhume, numbers)]
+
+
+def to_dead_letter(letter: Letter) -> DeadLetter:
+    try:
+        message, raw = loads(letter.raw), b""
+    except DecodeError:
+        return DeadLetter(str(letter.id), letter.queue, letter.reason, letter.at, None, letter.raw)
+    return DeadLetter(str(letter.id), letter.queue, letter.reason, letter.at, message, raw)
+
+
+def to_letter(letter: DeadLetter) -> Letter:
+    raw = letter.raw if letter.message is None else dumps(letter.message, delivery_tag="")
+    return Letter(0, letter.at, letter.queue, letter.reason, raw)

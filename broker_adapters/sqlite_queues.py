@@ -1,0 +1,296 @@
+"""The tables of the embedded broker and what is done to them: functions of a connection, inside a transaction.
+
+`messages` holds what was sent; small tables beside it say where each message is, so that a claim or an
+acknowledgement touches little: `ready` (in the order of delivery), `delayed` (by due time), `held` (by
+consumer). A lease is one row per consumer: renewing is one update whatever it holds.
+"""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from taskq.clock import now
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS messages (
+    id INTEGER PRIMARY KEY, queue TEXT NOT NULL, rank INTEGER NOT NULL,
+    deaths INTEGER NOT NULL DEFAULT 0, redelivered INTEGER NOT NULL DEFAULT 0, raw BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ready (
+    queue TEXT NOT NULL, rank INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (queue, rank, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delayed (
+    due REAL NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (due, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (
+    consumer INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (consumer, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consumers (id INTEGER PRIMARY KEY, leased_until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS dead (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, queue TEXT NOT NULL, reason TEXT NOT NULL,
+    raw BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS dead_at ON dead (at);
+CREATE TABLE IF NOT EXISTS revoked (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID
+"""
+
+#: Rows of one INSERT: enough that the cost of a statement does not count.
+CHUNK: Final = 100
+#: Due messages made ready by one claim, so that no transaction is long.
+MOST_DUE: Final = 1000
+
+
+class Outgoing(NamedTuple):
+    """A message to be stored. `rank` orders a queue, the smallest first; `due` is None for at once."""
+
+    queue: str
+    rank: int
+    raw: bytes
+    due: float | None
+
+
+class Row(NamedTuple):
+    """A claimed message."""
+
+    rank: int
+    id: int
+    deaths: int
+    redelivered: int
+    raw: bytes
+
+
+class Letter(NamedTuple):
+    """A dead letter; its number is given when it is stored (0 until then)."""
+
+    id: int
+    at: float
+    queue: str
+    reason: str
+    raw: bytes
+
+
+def publish(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
+    for start in range(0, len(messages), CHUNK):
+        insert_chunk(db, messages[start : start + CHUNK])
+
+
+def insert_chunk(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
+    cells: list[Any] = []
+    for queue, rank, raw, _ in messages:
+        cells += (queue, rank, raw)
+    values = ",".join(["(?,?,?)"] * len(messages))
+    insert = f"INSERT INTO messages (queue, rank, raw) VALUES {values}"  # noqa: S608 - nothing but placeholders
+    last = db.execute(insert, cells).lastrowid or 0
+    first = last - len(messages) + 1  # one writer at a time: the numbers of one INSERT follow each other
+    delayed = [(message.due, first + n) for n, message in enumerate(messages) if message.due is not None]
+    db.executemany("INSERT INTO delayed VALUES (?, ?)", delayed)
+    db.execute(
+        "INSERT INTO ready SELECT queue, rank, id FROM messages WHERE id BETWEEN ? AND ?"
+        " AND id NOT IN (SELECT value FROM json_each(?))",
+        (first, last, json.dumps([number for _, number in delayed])),
+    )
+
+
+def claim(
+    db: sqlite3.Connection, consumer: int, lease: float, queues: Sequence[str], limit: int
+) -> tuple[int, list[tuple[str, Row]]]:
+    """Take up to `limit` messages, fairly from the queues, into a consumer's custody.
+
+    Returns the consumer's number, a new one if its lease was lost, and the messages with their queues.
+    """
+    time = now()
+    make_due_ready(db, time)
+    take_back_lost(db, consumer, time)
+    queues = [queue for queue in queues if any_ready(db, queue)]
+    taken: list[tuple[str, Row]] = []
+    if not queues:
+        return consumer, taken
+    consumer = keep_lease(db, consumer, time + lease)
+    share = -(-limit // len(queues))
+    for most in (share, limit):  # what one queue does not use of its share goes to the others
+        for queue in queues:
+            if (room := min(most, limit - len(taken))) > 0:
+                taken += [(queue, row) for row in take(db, consumer, queue, room)]
+    return consumer, taken
+
+
+def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int) -> list[Row]:
+    rows = db.execute(
+        "SELECT ready.rank, ready.id, deaths, redelivered, raw FROM ready CROSS JOIN messages USING (id)"
+        " WHERE ready.queue = ? ORDER BY ready.rank, ready.id LIMIT ?",
+        (queue, limit),
+    ).fetchall()
+    if rows:
+        until = (queue, *rows[-1][:2])  # everything up to the last one is ours: nobody else writes now
+        db.execute(
+            "INSERT INTO held SELECT ?, id FROM ready WHERE queue = ? AND (rank, id) <= (?, ?)",
+            (consumer, *until),
+        )
+        db.execute("DELETE FROM ready WHERE queue = ? AND (rank, id) <= (?, ?)", until)
+    return list(map(Row._make, rows))
+
+
+def any_ready(db: sqlite3.Connection, queue: str) -> bool:
+    return db.execute("SELECT 1 FROM ready WHERE queue = ? LIMIT 1", (queue,)).fetchone() is not None
+
+
+def keep_lease(db: sqlite3.Connection, consumer: int, until: float) -> int:
+    """Renew the lease. Returns the consumer's number: a new one, under which nothing is held, if it was lost.
+
+    With the new number nothing that was begun under the old one can touch what others hold by now.
+    """
+    if db.execute("UPDATE consumers SET leased_until = ? WHERE id = ?", (until, consumer)).rowcount:
+        return consumer
+    consumer = secrets.randbits(62)
+    db.execute("INSERT INTO consumers VALUES (?, ?)", (consumer, until))
+    return consumer
+
+
+def make_due_ready(db: sqlite3.Connection, time: float) -> None:
+    due = db.execute("SELECT due, id FROM delayed WHERE due <= ? ORDER BY due, id LIMIT ?", (time, MOST_DUE))
+    if rows := due.fetchall():
+        numbers = json.dumps([number for _, number in rows])
+        db.execute(
+            "INSERT INTO ready SELECT queue, rank, id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+            (numbers,),
+        )
+        db.execute("DELETE FROM delayed WHERE (due, id) <= (?, ?)", rows[-1])
+
+
+def take_back_lost(db: sqlite3.Connection, finder: int, time: float) -> None:
+    """Give back what consumers held whose lease is over. The finder itself is alive, whatever its lease says."""
+    lost = db.execute("SELECT id FROM consumers WHERE leased_until <= ? AND id <> ?", (time, finder))
+    for (consumer,) in lost.fetchall():
+        give_back(db, consumer, deaths=1)
+
+
+def give_back(db: sqlite3.Connection, consumer: int, deaths: int = 0) -> None:
+    """Everything the consumer holds goes to where it was in its queue; its number is not used any more."""
+    (numbers,) = db.execute(
+        "SELECT json_group_array(id) FROM held WHERE consumer = ?", (consumer,)
+    ).fetchone()
+    requeue(db, numbers, deaths)
+    db.execute("DELETE FROM held WHERE consumer = ?", (consumer,))
+    db.execute("DELETE FROM consumers WHERE id = ?", (consumer,))
+
+
+def requeue(db: sqlite3.Connection, numbers: str, deaths: int = 0) -> None:
+    db.execute(
+        "UPDATE messages SET redelivered = 1, deaths = deaths + ? WHERE id IN (SELECT value FROM json_each(?))",
+        (deaths, numbers),
+    )
+    db.execute(
+        "INSERT INTO ready SELECT queue, rank, id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+        (numbers,),
+    )
+
+
+def settle(
+    db: sqlite3.Connection,
+    consumer: int,
+    ack: Sequence[int],
+    back: Sequence[int],
+    reject: Sequence[tuple[int, str]],
+) -> None:
+    """End custody; numbers that the consumer does not hold any more are passed over."""
+    if ack:
+        drop(db, release(db, consumer, ack))
+    if back:
+        requeue(db, release(db, consumer, back))
+    for number, reason in reject:
+        gone = release(db, consumer, [number])
+        db.execute(
+            "INSERT INTO dead (at, queue, reason, raw) SELECT ?, queue, ?, raw FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+            (now(), reason, gone),
+        )
+        drop(db, gone)
+
+
+def park(db: sqlite3.Connection, consumer: int, parked: Iterable[tuple[int, float]]) -> None:
+    for number, due in parked:
+        if db.execute("DELETE FROM held WHERE consumer = ? AND id = ?", (consumer, number)).rowcount:
+            db.execute("UPDATE messages SET redelivered = 1 WHERE id = ?", (number,))
+            db.execute("INSERT INTO delayed VALUES (?, ?)", (due, number))
+
+
+def release(db: sqlite3.Connection, consumer: int, numbers: Sequence[int]) -> str:
+    """Take these out of the consumer's custody; returns those it held, as a JSON array."""
+    (held,) = db.execute(
+        "SELECT json_group_array(id) FROM held WHERE consumer = ? AND id IN (SELECT value FROM json_each(?))",
+        (consumer, json.dumps(numbers)),
+    ).fetchone()
+    db.execute(
+        "DELETE FROM held WHERE consumer = ? AND id IN (SELECT value FROM json_each(?))", (consumer, held)
+    )
+    return str(held)
+
+
+def drop(db: sqlite3.Connection, numbers: str) -> None:
+    db.execute("DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
+
+
+def next_event(db: sqlite3.Connection, consumer: int, queues: Iterable[str]) -> float:
+    """Seconds until something may be claimed without anyone telling; 0 when it can be now."""
+    if any(any_ready(db, queue) for queue in queues):
+        return 0.0
+    (time,) = db.execute(
+        "SELECT min(ifnull((SELECT min(due) FROM delayed), 1e18),"
+        " ifnull((SELECT min(leased_until) FROM consumers WHERE id <> ?), 1e18))",
+        (consumer,),
+    ).fetchone()
+    return max(0.0, float(time) - now())
+
+
+def size(db: sqlite3.Connection, queue: str) -> int:
+    (ready,) = db.execute("SELECT count(*) FROM ready WHERE queue = ?", (queue,)).fetchone()
+    (delayed,) = db.execute(
+        "SELECT count(*) FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?", (queue,)
+    ).fetchone()
+    return int(ready + delayed)
+
+
+def purge(db: sqlite3.Connection, queue: str) -> int:
+    (numbers,) = db.execute(
+        "SELECT json_group_array(id) FROM (SELECT id FROM ready WHERE queue = ?1 UNION ALL"
+        " SELECT id FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?1)",
+        (queue,),
+    ).fetchone()
+    db.execute("DELETE FROM delayed WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
+    db.execute("DELETE FROM ready WHERE queue = ?", (queue,))
+    return db.execute(
+        "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?))", (numbers,)
+    ).rowcount
+
+
+def revoke(db: sqlite3.Connection, task_ids: Iterable[str], until: float) -> None:
+    db.execute("DELETE FROM revoked WHERE until <= ?", (now(),))
+    db.executemany("INSERT OR REPLACE INTO revoked VALUES (?, ?)", [(task_id, until) for task_id in task_ids])
+
+
+def revoked(db: sqlite3.Connection, task_ids: Sequence[str]) -> list[str]:
+    rows = db.execute(
+        "SELECT id FROM revoked WHERE until > ? AND id IN (SELECT value FROM json_each(?))",
+        (now(), json.dumps(task_ids)),
+    )
+    return [task_id for (task_id,) in rows]
+
+
+def dead(db: sqlite3.Connection, since: float, limit: int) -> list[Letter]:
+    rows = db.execute(
+        "SELECT id, at, queue, reason, raw FROM dead WHERE at >= ? ORDER BY at DESC, id DESC LIMIT ?",
+        (since, limit),
+    )
+    return list(map(Letter._make, rows))
+
+
+def bury(db: sqlite3.Connection, since: float, letters: Sequence[Letter]) -> None:
+    """Store letters, the newest first; those older than `since` make room."""
+    rows = [letter[1:] for letter in letters[::-1]]
+    db.executemany("INSERT INTO dead (at, queue, reason, raw) VALUES (?, ?, ?, ?)", rows)
+    db.execute("DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? LIMIT 1000)", (since,))
+
+
+def exhume(db: sqlite3.Connection, numbers: Sequence[int]) -> list[Letter]:
+    asked = json.dumps(numbers)
+    rows = db.execute(
+        "SELECT id, at, queue, reason, raw FROM dead WHERE id IN (SELECT value FROM json_each(?))", (asked,)
+    ).fetchall()
+    db.execute("DELETE FROM dead WHERE id IN (SELECT value FROM json_each(?))", (asked,))
+    return list(map(Letter._make, rows))
