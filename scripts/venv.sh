@@ -9,13 +9,20 @@ fail() {
     exit 1
 }
 
+# quietly COMMAND...: its output is shown only if it fails.
+quietly() {
+    local output
+    output=$("$@" 2>&1 </dev/null) || fail "$*" "$output"
+}
+
 as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 install() {
     as_root || fail "$* missing: run  apt-get install $*  as root, then call make again"
     echo "setting up: apt-get install $*"
     export DEBIAN_FRONTEND=noninteractive
-    { apt-get update -qq && apt-get install -y -qq "$@"; } >/dev/null </dev/null
+    quietly apt-get update -qq
+    quietly apt-get install -y -qq "$@"
 }
 
 command -v "$python" >/dev/null || [ "$python" != python3 ] || install python3
@@ -26,6 +33,5 @@ command -v "$python" >/dev/null || fail "no $python: choose an interpreter with 
 "$python" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
 
 echo "setting up: $venv with $("$python" -V), installing taskq (a minute the first time)"
-"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$what" </dev/null ||
-    fail "pip could not install $what: see above"
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || quietly "$python" -m venv --clear "$venv"
+quietly "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$what"
