@@ -30,7 +30,7 @@ check: $(DEV) ## format, lint, types, architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(DEV) ## format the code and apply the safe fixes

@@ -143,11 +143,13 @@ def need(program: str, package: str) -> None:
             ["apt-get", *step],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             check=False,
         )
         if done.returncode != 0:
-            say(f"apt-get {' '.join(step)} failed: see above")
+            say(f"apt-get {' '.join(step)} failed:\n{done.stdout}")
             sys.exit(69)
 
 

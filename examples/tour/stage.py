@@ -4,8 +4,8 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -45,6 +45,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._lines: list[str] = []
+        self._ended = False
         self._news = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
@@ -56,11 +57,28 @@ class Worker:
             async with self._news:
                 self._lines.append(line)
                 self._news.notify_all()
+        async with self._news:
+            self._ended = True
+            self._news.notify_all()
 
     async def says(self, text: str, within: float = 5.0) -> None:
         """Wait until the worker has printed a line that contains `text`."""
-        async with asyncio.timeout(within), self._news:
-            await self._news.wait_for(lambda: any(text in line for line in self._lines))
+        await self._wait(lambda: any(text in line for line in self._lines), f"say {text!r}", within)
+
+    async def ended(self, task_id: str, within: float = 5.0) -> None:
+        """Wait until the worker has told how the task ended, so that its lines stand under the step they belong to."""
+        await self._wait(
+            lambda: any(task_id in line and "received" not in line for line in self._lines),
+            f"tell the end of task {task_id}",
+            within,
+        )
+
+    async def _wait(self, said: Callable[[], bool], what: str, within: float) -> None:
+        async with self._news:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait_for(lambda: said() or self._ended), within)
+        if not said():
+            raise Surprise(f"the worker did not {what}" + " before it left" * self._ended)
 
     async def stop(self) -> int:
         """Ask it to finish (SIGTERM) and give its exit code."""
@@ -77,7 +95,7 @@ async def running_worker() -> AsyncIterator[Worker]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "taskq", *arguments),
-        env=os.environ | {"PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "PYTHONUNBUFFERED": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

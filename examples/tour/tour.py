@@ -21,19 +21,20 @@ from taskq import TaskRevokedError, group
 SECONDS_PER_STEP = 10.0
 
 
-async def plain(_: Worker) -> None:
+async def plain(_: Worker) -> str:
     code("await (await add.delay(2, 2))        # an async def, on the worker's event loop")
     result = await add.delay(2, 2)
     value = await result
     show(f"{value}")
     expect("add", value, 4)
     code("await (await multiply.delay(6, 7))   # a plain def, in one of its threads")
-    value = await (await multiply.delay(6, 7))
-    show(f"{value}")
-    expect("multiply", value, 42)
+    product = await multiply.delay(6, 7)
+    show(f"{await product}")
+    expect("multiply", await product, 42)
+    return product.id
 
 
-async def countdown(_: Worker) -> None:
+async def countdown(_: Worker) -> str:
     code("await add.apply_async((2, 2), countdown=3)")
     sent = time.monotonic()
     result = await add.apply_async((2, 2), countdown=3)
@@ -43,30 +44,32 @@ async def countdown(_: Worker) -> None:
     show(f"{value}, after {waited:.2f} s")
     expect("add", value, 4)
     expect("never before 3 s", waited >= 3, True)
+    return result.id
 
 
-async def expires(_: Worker) -> None:
+async def expires(_: Worker) -> str:
     code("await add.apply_async((2, 2), expires=an_hour_ago)")
     result = await add.apply_async((2, 2), expires=datetime.now(UTC) - timedelta(hours=1))
     try:
         await result
     except TaskRevokedError as error:
         show(f"TaskRevokedError: {error}; the task did not run")
-    else:
-        raise Surprise("an expired task ran")
+        return result.id
+    raise Surprise("an expired task ran")
 
 
-async def link(_: Worker) -> None:
+async def link(_: Worker) -> str:
     code("await add.apply_async((2, 2), link=add.s(16))")
-    callback = add.s(16).set(task_id=f"sum-{os.getpid()}")
-    result = await add.apply_async((2, 2), link=callback)
-    show(
-        f"{await result}, and the callback was called with it: {(total := await app.AsyncResult(callback.id))}"
-    )
+    result = await add.apply_async((2, 2), link=add.s(16))
+    show(f"{await result}")
+    [callback] = result.children
+    total = await callback
+    show(f"{total}, from the callback: it was called with the 4")
     expect("add(add(2, 2), 16)", total, 20)
+    return callback.id
 
 
-async def link_error(worker: Worker) -> None:
+async def link_error(worker: Worker) -> str:
     code("await divide.apply_async((1, 0), link_error=on_error.s())")
     result = await divide.apply_async((1, 0), link_error=on_error.s())
     try:
@@ -77,9 +80,10 @@ async def link_error(worker: Worker) -> None:
         raise Surprise("1 / 0 succeeded")
     await worker.says(f"Task {result.id} raised")
     show("and the errback has printed it, in the worker")
+    return result.id
 
 
-async def progress(_: Worker) -> None:
+async def progress(_: Worker) -> str:
     code("await result.get(on_message=print)")
     messages: list[dict[str, Any]] = []
 
@@ -91,6 +95,7 @@ async def progress(_: Worker) -> None:
     value = await result.get(on_message=on_message)
     expect("hello", value, "hello world: 42")
     expect("its messages", [(body["status"], body["result"]) for body in messages], HELLO)
+    return result.id
 
 
 HELLO = [
@@ -100,23 +105,25 @@ HELLO = [
 ]
 
 
-async def priority(_: Worker) -> None:
+async def priority(_: Worker) -> str:
     code("await add.apply_async((2, 2), queue='priority.high', priority=9)")
     result = await add.apply_async((2, 2), queue="priority.high", priority=9)
     async for state in result.events():
         show(f"{state.state:8} {state.value}")
     expect("add", await result, 4)
+    return result.id
 
 
-async def many(_: Worker) -> None:
+async def many(_: Worker) -> str:
     code("await group(add.s(i, i) for i in (2, 4, 8, 16)).apply_async()")
     result = await group(add.s(i, i) for i in (2, 4, 8, 16)).apply_async()
     values = await result
     show(f"{values}")
     expect("the group, in order", values, [4, 8, 16, 32])
+    return result[-1].id
 
 
-STEPS: list[tuple[str, Callable[[Worker], Awaitable[None]]]] = [
+STEPS: list[tuple[str, Callable[[Worker], Awaitable[str]]]] = [
     ("Call and wait", plain),
     ("Later", countdown),
     ("Not too late", expires),
@@ -137,7 +144,7 @@ async def tour() -> int:
             title(f"{number}. {name}")
             try:
                 async with asyncio.timeout(SECONDS_PER_STEP):
-                    await step(worker)
+                    await worker.ended(await step(worker))
             except Exception as error:  # noqa: BLE001 - whatever went wrong is shown, and the tour goes on
                 failed += 1
                 show(paint(31, f"not as documented: {type(error).__name__}: {error}"))
@@ -149,9 +156,13 @@ async def tour() -> int:
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="taskq-tour-") as folder:
         os.chdir(folder)  # where the default broker, sqlite:///.taskq/taskq.db, puts its file
-        exit_code = asyncio.run(tour())
-        os.chdir("/")
-        return exit_code
+        try:
+            return asyncio.run(tour())
+        except Surprise as surprise:
+            title(paint(31, str(surprise)))
+            return 1
+        finally:
+            os.chdir("/")
 
 
 if __name__ == "__main__":
