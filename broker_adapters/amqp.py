@@ -58,6 +58,7 @@ class AmqpBroker:
     async def close(self) -> None:
         for consumer in self._consumers:
             await consumer.close()
+        self._consuming_open = False
         await self._consuming.close()
         await self._publishing.close()
 

@@ -45,7 +45,8 @@ class Link:
     def __init__(self, config: BrokerConfig, purpose: str) -> None:
         self.config = config
         self.shown = mask(config.url)
-        self._urls = [_driver_url(url) for url in split_urls(config.url)]
+        tls = config.ssl is not None
+        self._urls = [_driver_url(url, tls=tls) for url in split_urls(config.url)]
         self._name = f"{config.name}:{purpose}"
         self._turn = 0
         self._up = asyncio.Event()
@@ -67,6 +68,8 @@ class Link:
         Raises:
             ConnectionLost: none of them answers, or the login is refused.
         """
+        self._closing = False
+        self._up.clear()
         for attempt in range(len(self._urls)):
             try:
                 await self._connect()
@@ -215,9 +218,9 @@ class Link:
             self.tap.abort()
 
 
-def _driver_url(url: str) -> URL:
+def _driver_url(url: str, *, tls: bool) -> URL:
     scheme, colon, rest = url.partition("://")
-    parsed = URL(f"{'amqps' if scheme == 'amqps' else 'amqp'}{colon}{rest}")
+    parsed = URL(f"{'amqps' if tls or scheme == 'amqps' else 'amqp'}{colon}{rest}")
     if not parsed.host:
         raise ConfigError(
             f"no host in the broker URL {mask(url)}: write amqp://user:password@host:5672/vhost"
@@ -232,7 +235,17 @@ def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext:
     if given.get("certfile"):
         context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
     if "cert_reqs" in given:
-        required = ssl.VerifyMode(given["cert_reqs"])
+        required = _verify_mode(given["cert_reqs"])
         context.check_hostname = given.get("check_hostname", required == ssl.CERT_REQUIRED)
         context.verify_mode = required
     return context
+
+
+def _verify_mode(value: Any) -> ssl.VerifyMode:
+    """A number of the ssl module, or its name as in URLs: `CERT_REQUIRED`, `required`."""
+    if isinstance(value, str):
+        name = f"CERT_{value.upper().removeprefix('CERT_')}"
+        if name not in ssl.VerifyMode.__members__:
+            raise ConfigError(f"cert_reqs {value!r} is none of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
+        return ssl.VerifyMode[name]
+    return ssl.VerifyMode(value)

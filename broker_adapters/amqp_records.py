@@ -27,9 +27,8 @@ class Names:
         space = config.options.get("namespace", "taskq")
         self.dead, self.revoked, self.deaths = f"{space}.dead", f"{space}.revoked", f"{space}.deaths"
         # As safe as the user's own: quorum queues where those are the default.
-        kind = {
-            key: value for key, value in config.queue(self.dead).arguments.items() if key == "x-queue-type"
-        }
+        quorum = any(queue.arguments.get("x-queue-type") == "quorum" for queue in config.queues())
+        kind: dict[str, Any] = {"x-queue-type": "quorum"} if quorum else {}
         log = kind | {"x-max-length": _LOGGED}
         self.declarations: Mapping[str, Queue] = {
             self.dead: Queue(self.dead, arguments=kind),

@@ -12,7 +12,7 @@ from taskq.broker_adapters.amqp_plain import PlainChannel
 from taskq.broker_adapters.amqp_tapped import TappedChannel
 from taskq.broker_adapters.amqp_topology import Topology
 from taskq.clock import now
-from taskq.errors import PublishErrors, Unroutable
+from taskq.errors import OperationalError, PublishErrors, Unroutable
 from taskq.message import Message
 
 #: Where the exact time goes: the delays count whole seconds, the consumer waits for the rest of the last one.
@@ -80,6 +80,11 @@ class Sender:
         again = await channel.send([messages[index] for index in lost], timeout)
         kept = {index: error for index, error in failures.items() if index not in lost}
         return kept | {lost[place]: error for place, error in again.items()}
+
+    def _ours(self, message: Message, error: OperationalError) -> bool:
+        """Whether the message came back from a queue that we declare."""
+        gone = isinstance(error, Unroutable) and not message.exchange
+        return gone and not self.link.config.queue(message.routing_key).auto_delete
 
     def _needs_care(self, message: Message) -> bool:
         return message.due is not None or not self.topology.knows(message.exchange, message.routing_key)

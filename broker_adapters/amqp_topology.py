@@ -53,7 +53,7 @@ class Topology:
         if not exchange:
             if not self._config.queue(routing_key).auto_delete:
                 await self.queue(routing_key)
-        elif not await self._behind(exchange, routing_key):
+        elif not await self._declare_behind(exchange):
             await self._exists(exchange)
         self._targets.add((exchange, routing_key))
 
@@ -93,12 +93,8 @@ class Topology:
 
     def behind(self, exchange: str, routing_key: str) -> Queue | None:
         """The known queue of an exchange and key."""
-        for queue in (*self._config.queues, self._config.queue(routing_key)):
-            if (queue.exchange or queue.name) == exchange and (
-                queue.routing_key or queue.name
-            ) == routing_key:
-                return queue
-        return None
+        known = (queue for queue in self._config.queues() if (queue.exchange or queue.name) == exchange)
+        return next((queue for queue in known if (queue.routing_key or queue.name) == routing_key), None)
 
     async def do(self, step: Callable[[Raw], Awaitable[T]]) -> T:
         """Run some declarations on a channel of their own: the broker closes it when it refuses one.
@@ -117,11 +113,8 @@ class Topology:
                 self._channel = None
                 raise
 
-    async def _behind(self, exchange: str, routing_key: str) -> bool:
-        known = [queue for queue in self._config.queues if (queue.exchange or queue.name) == exchange]
-        guess = self.behind(exchange, routing_key)
-        if guess is not None and guess not in known:
-            known.append(guess)
+    async def _declare_behind(self, exchange: str) -> bool:
+        known = [queue for queue in self._config.queues() if (queue.exchange or queue.name) == exchange]
         for queue in known:
             await self.queue(queue.name)
         return bool(known)

@@ -149,9 +149,11 @@ class TaskQ:
             url=url or conf.broker_url,
             lease=conf.lease_seconds,
             queue=self.router.queue,
+            queues=lambda: tuple(self.router.queues.values()),
             options=conf.broker_transport_options,
             timeout=conf.broker_connection_timeout,
             heartbeat=conf.broker_heartbeat,
+            ssl=_tls(conf.broker_use_ssl),
             name=self.main,
         )
 
@@ -168,6 +170,9 @@ class TaskQ:
             serializer=get_serializer(conf.result_serializer),
             options=conf.result_backend_transport_options,
             timeout=conf.broker_connection_timeout,
+            ssl=_tls(
+                conf.broker_use_ssl if conf.result_backend in {None, "rpc://"} else conf.redis_backend_use_ssl
+            ),
         )
 
     # --- connections ----------------------------------------------------------------------------------------
@@ -410,6 +415,11 @@ async def _announce(signal: signals.Signal, messages: Sequence[Message]) -> None
             exchange=message.exchange,
             routing_key=message.routing_key,
         )
+
+
+def _tls(setting: bool | Mapping[str, Any] | None) -> Mapping[str, Any] | None:  # noqa: FBT001 - Celery's setting
+    """The TLS options of a setting that may also be just True or False."""
+    return setting if isinstance(setting, Mapping) else {} if setting else None
 
 
 def _store_url(backend: str | None, broker: str) -> str:

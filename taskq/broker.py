@@ -1,6 +1,6 @@
 """The transport seam: what taskq asks of a broker, and how one is found by its URL."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -60,8 +60,8 @@ class BrokerConfig:
     """What an adapter is built from.
 
     `url` is the whole URL, secrets included; `lease` is how many seconds a held delivery stays ours without a
-    renewal; `queue` gives the declaration of a queue by name; `queues` are those known beforehand (`task_queues`),
-    which tell what lies behind an exchange; `options` are `broker_transport_options`;
+    renewal; `queue` gives the declaration of a queue by name; `queues` gives those known by now (`task_queues`), which
+    tell what lies behind an exchange; `options` are `broker_transport_options`;
     `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
     `name` tells the broker's operator who is connected.
     """
@@ -69,7 +69,7 @@ class BrokerConfig:
     url: str
     lease: float = 30.0
     queue: Callable[[str], Queue] = Queue
-    queues: Sequence[Queue] = ()
+    queues: Callable[[], Iterable[Queue]] = tuple
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 4.0
     heartbeat: float = 15.0

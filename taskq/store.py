@@ -11,6 +11,9 @@ from taskq.serializers import Serializer, get_serializer
 STORES: dict[str, str] = {
     "memory": "taskq.stores.memory:MemoryStore",
     "sqlite": "taskq.stores.sqlite:SqliteStore",
+    "rpc+amqp": "taskq.stores.rpc:RpcStore",
+    "rpc+amqps": "taskq.stores.rpc:RpcStore",
+    "rpc+pyamqp": "taskq.stores.rpc:RpcStore",
     "disabled": "taskq.stores.disabled:DisabledStore",
     "redis": "taskq.stores.redis:RedisStore",
     "rediss": "taskq.stores.redis:RedisStore",
