@@ -18,6 +18,7 @@ from taskq.broker_adapters.sqlite_queues import Outgoing, publish
 from taskq.store import ResultStore, StoreConfig, open_store
 from taskq.stores.memory import HUBS as STORE_HUBS
 from taskq.stores.redis import RedisStore
+from taskq.stores.sqlite import SqliteStore
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 from tests.rabbit import rabbit_vhost
 
@@ -30,6 +31,7 @@ BROKERS = [
 ]
 STORES = [
     "memory",
+    "sqlite",
     pytest.param("redis", marks=pytest.mark.redis),
 ]
 
@@ -152,6 +154,16 @@ async def delete_keys(url: str, prefix: str) -> None:
     async with Redis.from_url(url) as client:
         if keys := [key async for key in client.scan_iter(f"{prefix}*", count=1000)]:
             await client.delete(*keys)
+
+
+@pytest.fixture
+def store_sqlite(tmp_path: Path) -> StoreSite:
+    def watchers(store: ResultStore, task_id: str) -> int:
+        assert isinstance(store, SqliteStore)
+        return store.feed.watchers(task_id)
+
+    url = f"sqlite:///{tmp_path}/results/taskq.db"
+    return StoreSite(url, watchers=watchers, unreachable=f"sqlite:///{__file__}/taskq.db")
 
 
 @pytest.fixture(params=STORES)
