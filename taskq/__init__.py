@@ -1,8 +1,9 @@
 """taskq: Celery's Calling API and wire protocol, native to asyncio."""
 
 from taskq.app import TaskQ, shared_task
-from taskq.canvas import group
+from taskq.canvas import chain, chord, group
 from taskq.errors import (
+    ChordError,
     ConfigError,
     Ignore,
     MaxRetriesExceededError,
@@ -27,6 +28,7 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 
 __all__ = [
     "AsyncResult",
+    "ChordError",
     "ConfigError",
     "GroupResult",
     "Ignore",
@@ -47,6 +49,8 @@ __all__ = [
     "TaskqError",
     "TimeLimitExceeded",
     "__version__",
+    "chain",
+    "chord",
     "current_app",
     "group",
     "shared_task",

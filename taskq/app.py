@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 from taskq import registry, signals
 from taskq.broker import Broker, BrokerConfig
 from taskq.calls import CallBuilder
-from taskq.canvas import group
 from taskq.clock import now
 from taskq.connection import Connection
 from taskq.eager import run_eagerly
 from taskq.errors import ConfigError, NotRegistered
 from taskq.loader import autodiscover
+from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
@@ -236,9 +236,11 @@ class TaskQ:
         if self.conf.task_always_eager:
             return await self.apply(signature)
         connection = self._connection_of(signature.options)
-        messages, result = self.prepare(signature, connection.store.reply_to)
+        messages, result, chords = self.prepare(signature, connection.store.reply_to)
         if signals.before_task_publish.receivers:
             await _announce(signals.before_task_publish, messages)
+        if chords:  # known before the first part can return
+            await (await connection.open_store()).begin_chords(chords)
         await self.publish(messages, signature.options, connection)
         if signals.after_task_publish.receivers:
             await _announce(signals.after_task_publish, messages)
@@ -249,24 +251,28 @@ class TaskQ:
 
     def prepare(
         self, signature: Signature[Any], reply_to: str = "", parent: Request | None = None
-    ) -> tuple[list[Message], "AsyncResult[Any] | GroupResult[Any]"]:
+    ) -> Prepared:
         """The messages a signature stands for, and the handle of its result. Nothing is sent.
 
         `parent` is the run that sends it; default the current one.
         """
         parent = parent or current.get()
-        if isinstance(signature, group):
-            group_id, members = signature.members()
-            prepared = [self.prepare(member, reply_to, parent) for member in members]
-            messages = [message for part, _ in prepared for message in part]
-            return messages, GroupResult(group_id, [result for _, result in prepared], self)
+        reply_to = reply_to or self.oid
+        if type(signature) is Signature:  # nearly always
+            message = self._encoded(signature, parent, reply_to)
+            return Prepared([message], AsyncResult(message.headers["id"], self), {})
+        canvas = frozen(signature, reply_to)
+        plan = lowered(canvas)
+        messages = [self._encoded(plain, parent, reply_to) for plain in plan.signatures]
+        return Prepared(messages, result_from_tuple(result_tuple(canvas), self), plan.chords)
+
+    def _encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message:
         task = self.find_task(signature.task)
         if task is not None and task.typing:
             task.arguments.check(signature.args, signature.kwargs)
         if self._calls is None:
             self._calls = CallBuilder(self.conf, self.router, now)
-        call = self._calls.build(signature, task, parent, reply_to or self.oid)
-        return [encode(call)], AsyncResult(call.id, self)
+        return encode(self._calls.build(signature, task, parent, reply_to))
 
     async def publish(
         self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection

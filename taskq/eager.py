@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskq import states
 from taskq.calls import own_options
-from taskq.canvas import group
-from taskq.errors import Ignore, Reject, Retry
+from taskq.canvas import chain, chord, group
+from taskq.errors import Ignore, Reject, Replaced, Retry
 from taskq.failures import encode_exception
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult
@@ -20,20 +20,52 @@ if TYPE_CHECKING:
 
 
 async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[Any] | GroupResult[Any]:
-    """Run a task with its retries and callbacks; members of a group one after the other.
+    """Run a signature with its retries and callbacks; parts of a canvas one after the other.
 
     Raises:
         NotRegistered: there is no such task here.
         Exception: the task's own, with the setting `task_eager_propagates`.
     """
     if isinstance(signature, group):
-        group_id, members = signature.members()
-        handles = [await run_eagerly(app, member) for member in members]
-        return GroupResult(group_id, handles, app)
+        members = [await run_eagerly(app, _with_options(task, signature)) for task in signature.tasks]
+        return GroupResult(signature.options.get("task_id") or new_id(), members, app)
+    if isinstance(signature, chain):
+        return await _run_chain(app, signature)
+    if isinstance(signature, chord):
+        header = await run_eagerly(app, signature.header)
+        body = signature.body
+        return header if body is None else await _run_next(app, header, _with_options(body, signature))
     request = _request(signature)
     result: AsyncResult[Any] = AsyncResult(request.id, app)
     result.see(await _run(app, request))
     return result
+
+
+def _with_options(member: Signature[Any], canvas: Signature[Any]) -> Signature[Any]:
+    rest = {key: value for key, value in canvas.options.items() if key != "task_id"}
+    return member.replaced(options={**rest, **member.options})
+
+
+async def _run_chain(app: "TaskQ", line: "chain[Any]") -> AsyncResult[Any] | GroupResult[Any]:
+    first, *rest = line.tasks
+    result = await run_eagerly(app, first)
+    for step in rest:
+        result = await _run_next(app, result, step)
+    return result
+
+
+async def _run_next(
+    app: "TaskQ", before: AsyncResult[Any] | GroupResult[Any], step: Signature[Any]
+) -> AsyncResult[Any] | GroupResult[Any]:
+    """The next step with the result of the one before; a failure before it is its failure, too."""
+    leaves = list(before.leaves()) if isinstance(before, GroupResult) else [before]
+    failed = next((leaf for leaf in leaves if leaf.state != states.SUCCESS), None)
+    if failed is not None:
+        return failed
+    value = [leaf.result for leaf in leaves] if isinstance(before, GroupResult) else before.result
+    after = await run_eagerly(app, step.merged((value,), None, {}))
+    after.parent = before
+    return after
 
 
 def _request(signature: Signature[Any]) -> Request:
@@ -68,6 +100,11 @@ async def _run(app: "TaskQ", request: Request) -> TaskResult:
             value = await asyncio.to_thread(task.run, *request.args, **request.kwargs)
     except Retry as retry:
         return await _again(app, request, retry)
+    except Replaced as replacement:
+        instead = await run_eagerly(app, replacement.signature)
+        value = (
+            [leaf.result for leaf in instead.leaves()] if isinstance(instead, GroupResult) else instead.result
+        )
     except (Ignore, Reject) as control:
         return TaskResult(request.id, states.IGNORED if isinstance(control, Ignore) else states.REJECTED)
     except Exception as error:

@@ -16,7 +16,7 @@
     │   ├── SoftTimeLimitExceeded · TimeLimitExceeded
     │   ├── TaskRevokedError · MaxRetriesExceededError · ChordError · WorkerLostError
     │   └── ResultTimeout (TimeoutError)     raised by AsyncResult.get
-    └── Control: Retry · Ignore · Reject     raised by tasks, end in the worker
+    └── Control: Retry · Ignore (Replaced) · Reject   raised by tasks, end in the worker
 
 Names in brackets are Celery's and stay importable, since users catch them.
 """
@@ -153,6 +153,14 @@ class Retry(Control):
 
 class Ignore(Control):
     """The task is done and no state is stored."""
+
+
+class Replaced(Ignore):
+    """The task is done by another signature in its place: raised by `self.replace()`."""
+
+    def __init__(self, signature: Any) -> None:
+        super().__init__(f"replaced by {signature!r}")
+        self.signature = signature
 
 
 class Reject(Control):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from taskq.results import AsyncResult
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 #: What every place that takes a signature accepts: the value, or its wire form.
 AnySignature: TypeAlias = Union["Signature[Any]", Mapping[str, Any]]
@@ -94,6 +95,28 @@ class Signature(Generic[R]):
             immutable=self.immutable if immutable is None else immutable,
         )
 
+    def link(self, *callbacks: AnySignature) -> Self:
+        """A copy that calls these with its result when it has ended well; the signature itself stays as it is."""
+        return self._extended("link", callbacks)
+
+    def link_error(self, *errbacks: AnySignature) -> Self:
+        """A copy that calls these when it has failed."""
+        return self._extended("link_error", errbacks)
+
+    def on_error(self, errback: AnySignature) -> Self:
+        """The same as `link_error`, for the end of a line: `(a.s() | b.s()).on_error(handler.s())`."""
+        return self.link_error(errback)
+
+    def _extended(self, option: str, links: Sequence[AnySignature]) -> Self:
+        known = as_signatures(self.options.get(option))
+        added = [link for link in as_signatures(links) if link not in known]
+        return self.replaced(options={**self.options, option: [*known, *added]})
+
+    def stamp(self, **stamps: Any) -> Self:
+        """A copy whose message carries these marks; tasks can be revoked by them (celery-protocol.md 5.8)."""
+        names = {*(self.options.get("stamped_headers") or ()), *stamps}
+        return self.replaced(options={**self.options, **stamps, "stamped_headers": sorted(names)})
+
     def merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
@@ -141,15 +164,13 @@ class Signature(Generic[R]):
     @classmethod
     def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "Signature[Any]":
         """The value of one wire mapping of this kind."""
-        return cls(
-            data["task"],
-            data.get("args") or (),
-            data.get("kwargs"),
-            # A null option means "not given" (celery-protocol.md 5.1).
-            {key: value for key, value in (data.get("options") or {}).items() if value is not None},
-            immutable=bool(data.get("immutable")),
-            app=app,
-        )
+        made = cls(data["task"], data.get("args") or (), data.get("kwargs"), app=app)
+        return made.with_wire_fields(data)
+
+    def with_wire_fields(self, data: Mapping[str, Any]) -> Self:
+        """A copy with the options and the mark that every kind has on the wire; a null option is not given."""
+        options = {key: value for key, value in (data.get("options") or {}).items() if value is not None}
+        return self.replaced(options=options, immutable=bool(data.get("immutable")))
 
     # --- calling --------------------------------------------------------------------------------------------
 
@@ -183,6 +204,12 @@ class Signature(Generic[R]):
         if self.app is None:
             raise ConfigError(f"the signature of {self.task} belongs to no app: use app.signature(...)")
         return self.app
+
+    def __or__(self, other: "Signature[S]") -> "Signature[S]":
+        """This, then the other with its result: a chain, or a chord if this is a group."""
+        made: Any = KINDS["chain"]({"task": "celery.chain", "kwargs": {"tasks": [self, other]}}, self.app)
+        steps = made.tasks
+        return steps[0] if len(steps) == 1 else made  # type: ignore[no-any-return]  # a canvas, read by its kind
 
     # --- value ----------------------------------------------------------------------------------------------
 

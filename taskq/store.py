@@ -23,6 +23,9 @@ STORES: dict[str, str] = {
     "valkeys": "taskq.stores.redis:RedisStore",
 }
 
+#: How long the one who completes a chord has to send what follows it, in seconds, before another may.
+CHORD_CLAIM = 6.0
+
 
 @dataclass(slots=True)
 class TaskResult:
@@ -136,6 +139,23 @@ class ResultStore(Protocol):
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         """Remove what is stored for these tasks."""
+        ...
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        """Before the members of chords are sent: group id -> how many parts will return. Again changes nothing."""
+        ...
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        """Add one part, named by its task, to the chord `part.group_id`; None while others are missing.
+
+        The call that completes the chord, or brings the first part that is not a SUCCESS, gets all parts so far,
+        ordered by `index`. A part that comes twice counts once and may get them again: until `end_chords`, or
+        for `CHORD_CLAIM` seconds to nobody else, so that a chord whose completer died is completed by another.
+        """
+        ...
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        """What follows these chords is safe: later parts are ignored, what was kept for them is removed."""
         ...
 
     async def save_group(self, group_id: str, data: Any) -> None:

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast
 
 from taskq import errors
 from taskq.arguments import ArgumentCheck
+from taskq.canvas import group
 from taskq.connection import Connection
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
@@ -312,6 +313,36 @@ class Task(Generic[P, R, C]):
         retry.kwargs_ = kwargs
         retry.options = dict(options)
         raise retry
+
+    def replace(self, signature: Signature[Any]) -> errors.Replaced:
+        """Have a signature run in place of the current run: `raise self.replace(other.s(x))`.
+
+        It takes over the id, the callbacks and the place in a chain, group or chord; a group's list of results
+        becomes the result. It always raises; `raise` in front only tells readers (and type checkers) so.
+
+        Raises:
+            Replaced: ends the current run.
+        """
+        raise errors.Replaced(signature)
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """One task that calls this one for each item, in one process: the list of results."""
+        return self._over("celery.map", list(items))
+
+    def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+        """The same with each item as the positional arguments of a call."""
+        return self._over("celery.starmap", [list(item) for item in items])
+
+    def _over(self, name: str, items: list[Any]) -> Signature[list[R]]:
+        plain = Signature[R](self.name).to_dict()
+        return Signature(name, (), {"task": plain, "it": items}, app=self.app, immutable=True)
+
+    def chunks(self, items: Iterable[Sequence[Any]], n: int) -> group[list[R]]:
+        """A group of `starmap` tasks with `n` items each: a list of lists of results."""
+        listed = [list(item) for item in items]
+        return group(
+            (self.starmap(listed[start : start + n]) for start in range(0, len(listed), n)), app=self.app
+        )
 
     # --- hooks: called only where a subclass has its own ----------------------------------------------------
 

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from taskq.broker import Broker, Consumer
 from taskq.clock import now
@@ -16,9 +17,11 @@ from taskq.errors import EncodeError, OperationalError, PublishErrors, StoreErro
 from taskq.message import DeadLetter, Delivery, Message
 from taskq.signature import new_id
 from taskq.store import ResultStore, TaskResult
-from taskq.worker.outcome import Outcome, Settle
+from taskq.worker.outcome import FollowUps, Outcome, Settle
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The longest pause between two tries of a broker or store that is down, in seconds.
 MAX_PAUSE = 5.0
@@ -84,6 +87,10 @@ class Completer:
         self._add(_Entry(acknowledge=delivery, done=done))
         return done
 
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        """Have a part return to its chord; see `ResultStore.join`."""
+        return await _insist("join a chord", lambda: self._store.join(part, index), StoreError)
+
     def _add(self, entry: _Entry) -> None:
         self._pile.append(entry)
         self._idle.clear()
@@ -113,7 +120,7 @@ class Completer:
             batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
             outcomes = [outcome for outcome in ended if outcome.delivery not in lost]
         await self._save([result for entry in batch for result in entry.results])
-        await self._publish([message for outcome in outcomes for message in outcome.publish])
+        await self._send([outcome.follow for outcome in outcomes if outcome.follow is not None])
         early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
         await self._settle(early, outcomes)
         self._settled([outcome.delivery for outcome in ended])
@@ -137,6 +144,16 @@ class Completer:
         except EncodeError as error:
             failure = self._unencodable(result, error)
             await _insist("store a result", lambda: self._store.save([failure]), StoreError)
+
+    async def _send(self, follows: Sequence[FollowUps]) -> None:
+        """A chord is begun before its members are sent, and has ended when its body is safe."""
+        begun = {chord: size for follow in follows for chord, size in follow.begun.items()}
+        if begun:
+            await _insist("begin chords", lambda: self._store.begin_chords(begun), StoreError)
+        await self._publish([message for follow in follows for message in follow.messages])
+        ended = [chord for follow in follows for chord in follow.ended]
+        if ended:
+            await _insist("end chords", lambda: self._store.end_chords(ended), StoreError)
 
     async def _publish(self, messages: list[Message]) -> None:
         """Publish follow-ups; those accepted are never sent twice, one without a queue goes to the dead letters."""
@@ -180,7 +197,7 @@ class Completer:
             )
 
 
-async def _insist(what: str, act: Callable[[], Awaitable[None]], error: type[Exception]) -> None:
+async def _insist(what: str, act: Callable[[], Awaitable[T]], error: type[Exception]) -> T:
     """Do it until it works: giving up here would lose what a task has done. Pauses grow, with jitter."""
     pause = 0.1
     while True:

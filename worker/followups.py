@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from taskq import states
 from taskq.calls import own_options
-from taskq.canvas import group
-from taskq.errors import Retry
-from taskq.message import Message
+from taskq.canvas import chord, group
+from taskq.errors import Replaced, Retry
+from taskq.lowering import Prepared
 from taskq.request import Request
-from taskq.results import AsyncResult, GroupResult
 from taskq.signature import Signature, as_signature
-from taskq.store import TaskResult
 from taskq.task import Task
+from taskq.worker.outcome import FollowUps
 
 
 class Preparer(Protocol):
@@ -21,42 +19,43 @@ class Preparer(Protocol):
 
     def prepare(
         self, signature: Signature[Any], reply_to: str = "", parent: Request | None = None
-    ) -> tuple[list[Message], AsyncResult[Any] | GroupResult[Any]]: ...
+    ) -> Prepared: ...
 
     def find_task(self, name: str) -> Task[Any, Any, Any] | None: ...
 
 
-def after_success(app: Preparer, request: Request, value: Any) -> list[Message]:
+def after_success(app: Preparer, request: Request, value: Any) -> FollowUps:
     """Callbacks, then the next step of the chain (celery-protocol.md 5.4), each with the value as first argument.
 
     What is sent is noted among the request's children.
     """
-    messages: list[Message] = []
+    follow = FollowUps()
     for signature in _callbacks(request):
-        messages += _sent(app, request, signature.merged((value,), None, {}))
+        follow.add(sent(app, request, signature.merged((value,), None, {})))
     if request.chain:
         step = as_signature(request.chain[-1])
         chain = list(request.chain[:-1])
-        messages += _sent(app, request, step.merged((value,), None, {"chain": chain}))
-    return messages
+        follow.add(sent(app, request, step.merged((value,), None, {"chain": chain})))
+    return follow
 
 
 def _callbacks(request: Request) -> list[Signature[Any]]:
     """One callback goes alone; several plain ones go as one group, as Celery sends them."""
     signatures = [as_signature(link) for link in request.callbacks or ()]
-    plain = [signature for signature in signatures if not isinstance(signature, group)]
+    plain = [signature for signature in signatures if type(signature) is Signature]
     if len(plain) < 2:
         return signatures
-    return [*(s for s in signatures if isinstance(s, group)), group(*plain)]
+    return [*(s for s in signatures if type(s) is not Signature), group(*plain)]
 
 
-def _sent(app: Preparer, request: Request, signature: Signature[Any]) -> list[Message]:
-    messages, result = app.prepare(signature, request.reply_to, request)
+def sent(app: Preparer, request: Request, signature: Signature[Any]) -> FollowUps:
+    """Have a signature sent by this run."""
+    messages, result, chords = app.prepare(signature, request.reply_to, request)
     request.children.append(result.as_tuple())
-    return messages
+    return FollowUps(messages, dict(chords))
 
 
-def after_failure(app: Preparer, request: Request) -> tuple[list[Message], list[Signature[Any]]]:
+def after_failure(app: Preparer, request: Request) -> tuple[FollowUps, list[Signature[Any]]]:
     """The errbacks (celery-protocol.md 5.5): messages for the old style, signatures to run here for the new."""
     here: list[Signature[Any]] = []
     away: list[Signature[Any]] = []
@@ -64,10 +63,9 @@ def after_failure(app: Preparer, request: Request) -> tuple[list[Message], list[
         signature = as_signature(link)
         (here if _runs_here(app, signature) else away).append(signature)
     if not away:
-        return [], here
-    signature = group(*away).merged((request.id,), None, {})
-    messages, _ = app.prepare(signature, request.reply_to, request)
-    return messages, here
+        return FollowUps(), here
+    prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
+    return FollowUps(prepared.messages, dict(prepared.chords)), here
 
 
 def _runs_here(app: Preparer, signature: Signature[Any]) -> bool:
@@ -76,27 +74,7 @@ def _runs_here(app: Preparer, signature: Signature[Any]) -> bool:
     return task is not None and not task.bind and task.arguments.most_positional > 1
 
 
-def failed_chain(request: Request, failure: TaskResult) -> list[TaskResult]:
-    """The same failure for every step of the chain that will not run, so that waiting for its end raises."""
-    ids = [(link.get("options") or {}).get("task_id") for link in request.chain or ()]
-    return [
-        TaskResult(
-            task_id,
-            states.FAILURE,
-            failure.value,
-            failure.traceback,
-            date_done=failure.date_done,
-            parent_id=request.id,
-            reply_to=request.reply_to,
-        )
-        for task_id in ids
-        if task_id
-    ]
-
-
-def retry_message(
-    app: Preparer, request: Request, retry: Retry, *, queue: str, due: datetime
-) -> list[Message]:
+def retried(app: Preparer, request: Request, retry: Retry, *, queue: str, due: datetime) -> FollowUps:
     """The task itself again (celery-protocol.md 6.3): same id, one retry more, to the queue it came from."""
     options = {
         **own_options(request),
@@ -107,8 +85,8 @@ def retry_message(
     }
     args: Sequence[Any] = request.args if retry.args_ is None else retry.args_
     kwargs = request.kwargs if retry.kwargs_ is None else retry.kwargs_
-    messages, _ = app.prepare(Signature(request.task, args, kwargs, options), request.reply_to, request)
-    return messages
+    again = Signature[Any](request.task, args, kwargs, options)
+    return FollowUps(app.prepare(again, request.reply_to, request).messages)
 
 
 def retry_due(retry: Retry, now: float) -> datetime:
@@ -116,3 +94,18 @@ def retry_due(retry: Retry, now: float) -> datetime:
     if isinstance(retry.when, datetime):
         return retry.when if retry.when.tzinfo is not None else retry.when.replace(tzinfo=UTC)
     return datetime.fromtimestamp(now + (retry.when or 0), UTC)
+
+
+def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUps:
+    """Another signature in the task's place (celery-protocol.md 5.7): its id, its callbacks, its chain and chord."""
+    signature = replacement.signature
+    if isinstance(signature, group):
+        gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0})
+        signature = chord(signature, gather)
+    place = own_options(request)
+    for option in ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers"):
+        place.pop(option, None)  # about the run, not about its place
+    place["replaced_task_nesting"] = request.replaced_task_nesting + 1
+    moved = signature.replaced(options={**signature.options, **place})
+    prepared = app.prepare(moved, request.reply_to, request)
+    return FollowUps(prepared.messages, dict(prepared.chords))

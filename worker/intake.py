@@ -7,12 +7,12 @@ from taskq.broker import Broker, Consumer
 from taskq.message import Delivery
 from taskq.worker.admission import Admission
 from taskq.worker.custody import Custody
-from taskq.worker.executor import REVOKED, Executor
 from taskq.worker.job import Job
 from taskq.worker.outcome import Outcome, Settle
 from taskq.worker.runlog import RunLog
 from taskq.worker.runner import Runner
 from taskq.worker.timers import Timers
+from taskq.worker.verdict import REVOKED, Verdict
 
 #: The longest sleep until the next eta, in seconds: a wall clock that is set forward is noticed after this.
 _MAX_SLEEP = 10.0
@@ -33,7 +33,7 @@ class Intake:
         broker: Broker,
         consumer: Consumer,
         admission: Admission,
-        executor: Executor,
+        verdict: Verdict,
         runner: Runner,
         custody: Custody,
         *,
@@ -47,7 +47,7 @@ class Intake:
         self._broker = broker
         self._consumer = consumer
         self._admission = admission
-        self._executor = executor
+        self._verdict = verdict
         self._runner = runner
         self._custody = custody
         self._put = put
@@ -105,7 +105,7 @@ class Intake:
             return jobs
         for job in jobs:
             if job.request.id in revoked:
-                self._put(await self._executor.revoked(job, REVOKED))
+                self._put(await self._verdict.revoked(job, REVOKED))
         return [job for job in jobs if job.request.id not in revoked]
 
     # --- later ----------------------------------------------------------------------------------------------

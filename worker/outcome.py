@@ -1,7 +1,7 @@
 """What a run came to: a decision, not yet an effect."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from taskq.message import Delivery, Message
@@ -19,11 +19,26 @@ class Settle(Enum):
 
 
 @dataclass(slots=True)
+class FollowUps:
+    """What is to be sent after a run: messages, chords to begin before them and chords that have ended with them."""
+
+    messages: list[Message] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
+
+    def add(self, other: "FollowUps") -> None:
+        """Take in another's."""
+        self.messages += other.messages
+        self.begun |= other.begun
+        self.ended += other.ended
+
+
+@dataclass(slots=True)
 class Outcome:
-    """The states to store, then the messages to publish, then how to settle; `reason` goes with a rejection."""
+    """The states to store, then what follows, then how to settle; `reason` goes with a rejection."""
 
     delivery: Delivery
     results: Sequence[TaskResult] = ()
-    publish: Sequence[Message] = ()
+    follow: FollowUps | None = None
     settle: Settle = Settle.ACK
     reason: str = ""

@@ -14,8 +14,16 @@ from queue import SimpleQueue
 from typing import Any
 
 from taskq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+from taskq.sync import worker_loop
 
 _INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded)
+
+
+def thread_context() -> contextvars.Context:
+    """The present context for a thread, in which blocking calls are carried out on the worker's loop."""
+    context = contextvars.copy_context()
+    context.run(worker_loop.set, asyncio.get_running_loop())
+    return context
 
 
 class ThreadRun:

@@ -17,13 +17,16 @@ from taskq.store import ResultStore, TaskResult
 from taskq.worker.admission import Admission
 from taskq.worker.completer import Completer
 from taskq.worker.custody import Custody
-from taskq.worker.executor import Effects, Executor
+from taskq.worker.effects import Effects
+from taskq.worker.executor import Executor
+from taskq.worker.hooks import Hooks
 from taskq.worker.intake import Intake
 from taskq.worker.job import Job
 from taskq.worker.leases import Leases
 from taskq.worker.runlog import RunLog
 from taskq.worker.runner import Runner
 from taskq.worker.threads import ThreadPool
+from taskq.worker.verdict import Verdict
 
 logger = logging.getLogger("taskq.worker")
 
@@ -169,14 +172,15 @@ class _Parts:
             broker, store, consumer, unencodable=_unencodable, settled=custody.release, lost=self.leases.lost
         )
         self.threads = ThreadPool(worker.threads, loop)
-        effects = Effects(self.completer.record, self.completer.acknowledge)
-        executor = Executor(app, self.threads, effects, hostname=worker.hostname, now=now, log=log)
+        effects = Effects(self.completer.record, self.completer.acknowledge, self.completer.join)
+        verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
+        executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
         self.runner = Runner(executor, self.completer.put, concurrency=worker.concurrency)
         self.intake = Intake(
             broker,
             consumer,
             Admission(app, now),
-            executor,
+            verdict,
             self.runner,
             custody,
             put=self.completer.put,

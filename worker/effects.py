@@ -1,0 +1,16 @@
+"""What a run may do to the world before it ends."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from taskq.message import Delivery
+from taskq.store import TaskResult
+
+
+@dataclass(slots=True)
+class Effects:
+    """The completer's verbs: each in turn with the outcomes, tried until it works."""
+
+    record: Callable[[TaskResult], Awaitable[None]]
+    acknowledge: Callable[[Delivery], Awaitable[None]]
+    join: Callable[[TaskResult, int | None], Awaitable[Sequence[TaskResult] | None]]

@@ -1,0 +1,56 @@
+"""The states of a run as they are stored."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from taskq import states
+from taskq.settings import Settings
+from taskq.store import TaskResult
+from taskq.worker.job import Job
+
+
+def stored_state(job: Job, state: str, value: Any, text: str | None = None) -> TaskResult:
+    """A state of a job's run; a final one gets its time."""
+    request = job.request
+    result = TaskResult(
+        request.id,
+        state,
+        value,
+        text,
+        request.children,
+        group_id=request.group,
+        parent_id=request.parent_id,
+        reply_to=request.reply_to,
+    )
+    if state in states.READY:
+        result.date_done = datetime.now(UTC).isoformat()
+    return result
+
+
+def extended(job: Job) -> dict[str, Any]:
+    """What `result_extended` adds (celery-protocol.md 4.3)."""
+    request = job.request
+    extra = {
+        "name": request.task,
+        "args": list(request.args),
+        "kwargs": dict(request.kwargs),
+        "worker": request.hostname,
+        "retries": request.retries,
+        "queue": request.delivery_info.get("routing_key"),
+    }
+    if request.stamped_headers:
+        extra |= {"stamped_headers": request.stamped_headers, **request.stamps}
+    return extra
+
+
+def is_ignored(job: Job, conf: Settings, *, failed: bool) -> bool:
+    """Whether the final state is not stored: by the call, the task or the settings."""
+    ignore = job.request.ignore_result
+    if ignore is None:
+        ignore = job.task.ignore_result
+    if ignore is None:
+        ignore = conf.task_ignore_result
+    if not ignore or not failed:
+        return ignore
+    keep = job.task.store_errors_even_if_ignored
+    return not (conf.task_store_errors_even_if_ignored if keep is None else keep)

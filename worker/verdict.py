@@ -1,0 +1,222 @@
+"""What a run came to: from a value or an exception to an outcome."""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from taskq import signals, states
+from taskq.app import TaskQ
+from taskq.errors import (
+    ChordError,
+    EncodeError,
+    Ignore,
+    Reject,
+    Replaced,
+    Retry,
+    TaskRevokedError,
+    TimeLimitExceeded,
+)
+from taskq.failures import encode_exception
+from taskq.request import Request
+from taskq.signature import Signature
+from taskq.store import TaskResult
+from taskq.worker.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
+from taskq.worker.effects import Effects
+from taskq.worker.followups import after_failure, after_success, replaced, retried, retry_due
+from taskq.worker.hooks import Hooks
+from taskq.worker.job import Job
+from taskq.worker.outcome import FollowUps, Outcome, Settle
+from taskq.worker.results import extended, is_ignored, stored_state
+from taskq.worker.retries import is_retried, retry_by_itself
+from taskq.worker.runlog import RunLog
+
+logger = logging.getLogger("taskq.worker")
+
+#: Arguments of Celery's TaskRevokedError (celery-protocol.md 4.4).
+EXPIRED, REVOKED = "expired", "revoked"
+
+
+class Verdict:
+    """Decides outcomes for one app. Errbacks, hooks and returns to chords happen here, before the outcome."""
+
+    def __init__(
+        self, app: TaskQ, effects: Effects, hooks: Hooks, *, now: Callable[[], float], log: RunLog
+    ) -> None:
+        self._app = app
+        self._conf = app.conf
+        self._effects = effects
+        self.hooks = hooks
+        self._now = now
+        self._log = log
+
+    # --- by kind of end -------------------------------------------------------------------------------------
+
+    async def succeeded(self, job: Job, value: Any) -> Outcome:
+        """celery-protocol.md 5.4. A follow-up that cannot be written raises, which makes the run a failure."""
+        request = job.request
+        follow = after_success(self._app, request, value) if request.callbacks or request.chain else None
+        self._log.succeeded(job, value)
+        result = self._state(job, states.SUCCESS, value)
+        outcome = self._outcome(job, self._stored(job, result), follow)
+        if request.chord is not None:
+            await self._return(job, outcome, result)
+        await self.hooks.ended(job, states.SUCCESS, value, None)
+        return outcome
+
+    async def of(self, job: Job, error: BaseException) -> Outcome:
+        """The outcome of an exception."""
+        if isinstance(error, Retry):
+            return await self._retried(job, error)
+        if isinstance(error, Replaced):
+            return await self._replaced(job, error)
+        if isinstance(error, Ignore):
+            return self._outcome(job)
+        if isinstance(error, Reject):
+            return self._rejected(job, error)
+        if is_retried(job.task, error):
+            try:
+                retry_by_itself(job.task, job.request, error)
+            except Retry as retry:
+                return await self._retried(job, retry)
+            except BaseException as final:  # noqa: BLE001 - what the task ends with
+                error = final
+        return await self.failed(job, error)
+
+    async def failed(self, job: Job, error: BaseException) -> Outcome:
+        """celery-protocol.md 5.5: the failure, the rest of the chain, the errbacks, the chord."""
+        request = job.request
+        error = from_user_code(error)
+        revoked = isinstance(error, TaskRevokedError)
+        text = None if revoked or isinstance(error, TimeLimitExceeded) else as_text(error)
+        self._log.failed(job, error)
+        state = states.REVOKED if revoked else states.FAILURE
+        failure = self._state(job, state, encode_exception(error), text)
+        outcome = self._outcome(job, self._stored(job, failure, failed=True))
+        if request.chain and not revoked:
+            outcome.results = [*outcome.results, *failed_chain(request, failure)]
+        if request.errbacks and not revoked:
+            outcome.follow, here = after_failure(self._app, request)
+            await self._errbacks(here, request, error, text, outcome)
+        if request.chord is not None or request.chain:
+            await self._return(job, outcome, failure)
+        await self.hooks.ended(job, states.FAILURE, error, text)
+        return outcome
+
+    async def revoked(self, job: Job, why: str) -> Outcome:
+        """A job that is not run: revoked or expired (celery-protocol.md 6.1, 6.2)."""
+        self._log.revoked(job, why)
+        if signals.task_revoked.receivers:
+            await signals.task_revoked.send(
+                job.task, request=job.request, terminated=False, signum=None, expired=why == EXPIRED
+            )
+        result = self._state(job, states.REVOKED, encode_exception(TaskRevokedError(why)))
+        outcome = self._outcome(job, self._stored(job, result))
+        if job.request.chord is not None:
+            await self._return(job, outcome, result)
+        return outcome
+
+    async def _retried(self, job: Job, retry: Retry) -> Outcome:
+        due = retry_due(retry, self._now())
+        try:
+            follow = retried(self._app, job.request, retry, queue=job.delivery.queue, due=due)
+        except (EncodeError, TypeError) as error:
+            return await self.failed(job, error)
+        self._log.retried(job, retry, due.timestamp() - self._now())
+        text = as_text(from_user_code(retry))
+        value = None if retry.exc is None else encode_exception(retry.exc)
+        result = self._state(job, states.RETRY, value, text)
+        await self.hooks.ended(job, states.RETRY, retry.exc, text)
+        return self._outcome(job, self._stored(job, result), follow)
+
+    async def _replaced(self, job: Job, replacement: Replaced) -> Outcome:
+        try:
+            follow = replaced(self._app, job.request, replacement)
+        except (EncodeError, TypeError) as error:
+            return await self.failed(job, error)
+        return self._outcome(job, (), follow)
+
+    def _rejected(self, job: Job, reject: Reject) -> Outcome:
+        self._log.rejected(job, reject)
+        outcome = self._outcome(job, settle=Settle.REQUEUE if reject.requeue else Settle.REJECT)
+        outcome.reason = f"rejected by the task: {reject.reason}"
+        if not reject.requeue:  # as Celery 5.7 does
+            outcome.results = self._stored(job, self._state(job, states.FAILURE, encode_exception(reject)))
+        return outcome
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _outcome(
+        self,
+        job: Job,
+        results: Sequence[TaskResult] = (),
+        follow: FollowUps | None = None,
+        settle: Settle = Settle.ACK,
+    ) -> Outcome:
+        return Outcome(job.delivery, results, follow, Settle.DONE if job.acknowledged else settle)
+
+    def _state(self, job: Job, state: str, value: Any, text: str | None = None) -> TaskResult:
+        result = stored_state(job, state, value, text)
+        if self._conf.result_extended:
+            result.extra = extended(job)
+        return result
+
+    def _stored(self, job: Job, result: TaskResult, *, failed: bool = False) -> list[TaskResult]:
+        return [] if is_ignored(job, self._conf, failed=failed) else [result]
+
+    async def _errbacks(
+        self,
+        errbacks: Sequence[Signature[Any]],
+        request: Request,
+        error: BaseException,
+        text: str | None,
+        outcome: Outcome,
+    ) -> None:
+        """Errbacks of the new style, here, when the failure is stored; their exceptions are logged."""
+        if not errbacks:
+            return
+        for result in outcome.results:
+            await self._effects.record(result)
+        outcome.results = ()
+        for errback in errbacks:
+            task = self._app.require_task(errback.task)
+            try:
+                await self.hooks.call(task, task.run, request, error, text, *errback.args)
+            except Exception:
+                logger.exception("the errback %s of %s[%s] failed", errback.task, request.task, request.id)
+
+    async def _return(self, job: Job, outcome: Outcome, result: TaskResult) -> None:
+        """Return to the chords this run is a part of; whoever brings the last part sends the body."""
+        waiting = parts_of(job.request, result)
+        while waiting:
+            part = waiting.pop()
+            joined = await self._effects.join(part.result, part.index)
+            if joined is None:
+                continue
+            done = self._completed(job.request, part, joined)
+            follow = outcome.follow or FollowUps()
+            follow.add(done.follow)
+            outcome.follow = follow
+            outcome.results = [*outcome.results, *done.results]
+            if done.failed is not None and done.error is not None:
+                await self._errbacks(done.here, done.failed, done.error, None, outcome)
+            waiting += done.parts
+
+    def _completed(self, request: Request, part: Part, joined: Sequence[TaskResult]) -> Completed:
+        try:
+            return completed(self._app, request, part, joined)
+        except (EncodeError, TypeError) as error:
+            return failed_body(self._app, request, part, ChordError(f"the body cannot be sent: {error}"))
+
+
+def from_user_code(error: BaseException) -> BaseException:
+    """The error with its traceback from the user's code on: our own frames at its top say nothing."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("taskq.worker."):
+        trace = trace.tb_next
+    return error.with_traceback(trace or error.__traceback__)
+
+
+def as_text(error: BaseException) -> str:
+    """Its traceback, as Python prints it."""
+    return "".join(traceback.format_exception(error))
