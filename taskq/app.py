@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from taskq import registry, signals
 from taskq.broker import Broker, BrokerConfig
+from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
 from taskq.clock import now
 from taskq.connection import Connection
@@ -66,7 +67,7 @@ class TaskQ:
         self.conf = Settings.load(
             {**{key: value for key, value in given.items() if value is not None}, **settings}
         )
-        self._own: dict[str, Task[Any, Any, Any]] = {}
+        self._own: dict[str, Task[Any, Any, Any]] = builtin_tasks(self)
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
         self._calls: CallBuilder | None = None
         self._router: Router | None = None

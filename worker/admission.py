@@ -1,20 +1,24 @@
 """What is to become of a delivery: judged at once, without I/O, for every input there is."""
 
-import logging
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
-from taskq import states
 from taskq.app import TaskQ
 from taskq.errors import DecodeError, NotRegistered, TaskqError, WorkerLostError
-from taskq.failures import encode_exception
 from taskq.message import Delivery
-from taskq.protocol import decode, task_id_of
-from taskq.store import TaskResult
+from taskq.protocol import decode
+from taskq.request import Request
 from taskq.worker.job import Job
-from taskq.worker.outcome import Outcome, Settle
 
-logger = logging.getLogger("taskq.worker")
+
+@dataclass(slots=True)
+class Refused:
+    """A message that can never be run: `error` is for the caller, `reason` goes with the dead letter."""
+
+    delivery: Delivery
+    error: TaskqError
+    reason: str
+    request: Request | None = None
 
 
 class Admission:
@@ -25,23 +29,23 @@ class Admission:
         self._now = now
         self._accept: Collection[str] = frozenset(app.conf.accept_content)
 
-    def judge(self, delivery: Delivery) -> Job | Outcome:
-        """A job that can be run, or the outcome of a message that never can (kept as a dead letter)."""
+    def judge(self, delivery: Delivery) -> Job | Refused:
+        """A job that can be run, or why the message never can."""
         conf = self._app.conf
         message = delivery.message
         if delivery.deaths >= conf.max_deaths:
             reason = f"{delivery.deaths} workers died while they held it"
-            return self._refused(delivery, WorkerLostError(reason), reason)
+            return Refused(delivery, WorkerLostError(reason), reason, self._readable(delivery))
         if len(message.body) > conf.max_message_bytes:
             reason = f"its body has {len(message.body)} bytes, max_message_bytes is {conf.max_message_bytes}"
-            return self._refused(delivery, DecodeError(reason), reason)
+            return Refused(delivery, DecodeError(reason), reason)
         try:
             request = decode(message, self._accept, max_inflated=conf.max_inflated_bytes)
         except DecodeError as error:
-            return self._refused(delivery, error, f"{type(error).__name__}: {error}")
+            return Refused(delivery, error, f"{type(error).__name__}: {error}")
         task = self._app.find_task(request.task)
         if task is None:
-            return self._refused(delivery, NotRegistered(request.task), f"no task {request.task!r} here")
+            return Refused(delivery, NotRegistered(request.task), f"no task {request.task!r} here", request)
         job = Job(delivery, request, task)
         if request.eta is not None:
             due = request.eta.timestamp()
@@ -49,14 +53,9 @@ class Admission:
                 job.due = due
         return job
 
-    def _refused(self, delivery: Delivery, error: TaskqError, reason: str) -> Outcome:
-        """The caller learns of it as a FAILURE, where Celery leaves it waiting (celery-protocol.md 1.11)."""
-        message = delivery.message
-        task_id = task_id_of(message)
-        logger.error("dead  %s  %s  see: taskq dead", task_id or "(a message without id)", reason)
-        results = []
-        if task_id is not None:
-            failure = TaskResult(task_id, states.FAILURE, encode_exception(error), reply_to=message.reply_to)
-            failure.date_done = datetime.now(UTC).isoformat()
-            results = [failure]
-        return Outcome(delivery, results, settle=Settle.REJECT, reason=reason)
+    def _readable(self, delivery: Delivery) -> Request | None:
+        """The request of a message that is refused for another reason: who waits for it is to learn of that."""
+        try:
+            return decode(delivery.message, self._accept, max_inflated=self._app.conf.max_inflated_bytes)
+        except DecodeError:
+            return None

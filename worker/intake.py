@@ -81,7 +81,7 @@ class Intake:
                 jobs.append(judged)
             else:
                 self._custody.take(delivery, None)
-                self._put(judged)
+                self._put(await self._verdict.refused(judged))
         parked = []
         for job in await self._without_revoked(jobs):
             self._log.received(job)

@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from taskq import signals, states
@@ -18,9 +19,11 @@ from taskq.errors import (
     TimeLimitExceeded,
 )
 from taskq.failures import encode_exception
+from taskq.protocol import task_id_of
 from taskq.request import Request
 from taskq.signature import Signature
 from taskq.store import TaskResult
+from taskq.worker.admission import Refused
 from taskq.worker.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
 from taskq.worker.effects import Effects
 from taskq.worker.followups import after_failure, after_success, replaced, retried, retry_due
@@ -60,7 +63,7 @@ class Verdict:
         result = self._state(job, states.SUCCESS, value)
         outcome = self._outcome(job, self._stored(job, result), follow)
         if request.chord is not None:
-            await self._return(job, outcome, result)
+            await self._return(request, outcome, result)
         await self.hooks.ended(job, states.SUCCESS, value, None)
         return outcome
 
@@ -93,13 +96,10 @@ class Verdict:
         state = states.REVOKED if revoked else states.FAILURE
         failure = self._state(job, state, encode_exception(error), text)
         outcome = self._outcome(job, self._stored(job, failure, failed=True))
-        if request.chain and not revoked:
-            outcome.results = [*outcome.results, *failed_chain(request, failure)]
-        if request.errbacks and not revoked:
-            outcome.follow, here = after_failure(self._app, request)
-            await self._errbacks(here, request, error, text, outcome)
-        if request.chord is not None or request.chain:
-            await self._return(job, outcome, failure)
+        if revoked:
+            await self._return(request, outcome, failure)
+        else:
+            await self._failed_after(request, outcome, failure, error, text)
         await self.hooks.ended(job, states.FAILURE, error, text)
         return outcome
 
@@ -113,8 +113,40 @@ class Verdict:
         result = self._state(job, states.REVOKED, encode_exception(TaskRevokedError(why)))
         outcome = self._outcome(job, self._stored(job, result))
         if job.request.chord is not None:
-            await self._return(job, outcome, result)
+            await self._return(job.request, outcome, result)
         return outcome
+
+    async def refused(self, refused: Refused) -> Outcome:
+        """A message that can never be run goes to the dead letters.
+
+        Its caller learns of it as a FAILURE, where Celery leaves it waiting (celery-protocol.md 1.11), and so do
+        its chain, its errbacks and its chord.
+        """
+        message, request = refused.delivery.message, refused.request
+        task_id = task_id_of(message)
+        logger.error("dead       %s  %s  see: taskq dead", task_id or "(without id)", refused.reason)
+        outcome = Outcome(refused.delivery, settle=Settle.REJECT, reason=refused.reason)
+        if task_id is None:
+            return outcome
+        failure = TaskResult(
+            task_id, states.FAILURE, encode_exception(refused.error), reply_to=message.reply_to
+        )
+        failure.date_done = datetime.now(UTC).isoformat()
+        outcome.results = [failure]
+        if request is not None:
+            await self._failed_after(request, outcome, failure, refused.error, None)
+        return outcome
+
+    async def _failed_after(
+        self, request: Request, outcome: Outcome, failure: TaskResult, error: BaseException, text: str | None
+    ) -> None:
+        """What comes after a failure: the rest of the chain, the errbacks, the chord."""
+        if request.chain:
+            outcome.results = [*outcome.results, *failed_chain(request, failure)]
+        if request.errbacks:
+            outcome.follow, here = after_failure(self._app, request)
+            await self._errbacks(here, request, error, text, outcome)
+        await self._return(request, outcome, failure)
 
     async def _retried(self, job: Job, retry: Retry) -> Outcome:
         due = retry_due(retry, self._now())
@@ -185,15 +217,15 @@ class Verdict:
             except Exception:
                 logger.exception("the errback %s of %s[%s] failed", errback.task, request.task, request.id)
 
-    async def _return(self, job: Job, outcome: Outcome, result: TaskResult) -> None:
+    async def _return(self, request: Request, outcome: Outcome, result: TaskResult) -> None:
         """Return to the chords this run is a part of; whoever brings the last part sends the body."""
-        waiting = parts_of(job.request, result)
+        waiting = parts_of(request, result)
         while waiting:
             part = waiting.pop()
             joined = await self._effects.join(part.result, part.index)
             if joined is None:
                 continue
-            done = self._completed(job.request, part, joined)
+            done = self._completed(request, part, joined)
             follow = outcome.follow or FollowUps()
             follow.add(done.follow)
             outcome.follow = follow

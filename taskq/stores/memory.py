@@ -7,13 +7,13 @@ or thread. Results are kept encoded, as every other store keeps them.
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from taskq.clock import now
 from taskq.states import READY, SUCCESS
-from taskq.store import StoreConfig, TaskResult
+from taskq.store import CHORD_CLAIM, StoreConfig, TaskResult
 
 FOREVER = float("inf")
 
@@ -47,6 +47,34 @@ class Watcher:
         return self.states.popleft()
 
 
+class Chord:
+    """The parts of one chord that have returned; `size` None until it is begun."""
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self.ended = False
+        self._parts: dict[str, tuple[float, bytes]] = {}
+        self._failed = False
+        self._claimant = ""
+        self._claimed_until = 0.0
+
+    def join(self, part: TaskResult, index: int | None, raw: bytes, time: float) -> list[bytes] | None:
+        """All parts in order, for the one who completes the chord; see `ResultStore.join`."""
+        if self.ended:
+            return None
+        self._parts[part.task_id] = (FOREVER if index is None else index, raw)
+        self._failed |= part.state != SUCCESS
+        complete = self._failed or (self.size is not None and len(self._parts) >= self.size)
+        if not complete or (self._claimed_until > time and self._claimant != part.task_id):
+            return None
+        self._claimant, self._claimed_until = part.task_id, time + CHORD_CLAIM
+        return [raw for _, raw in sorted(self._parts.values(), key=lambda entry: entry[0])]
+
+    def end(self) -> None:
+        self.ended = True
+        self._parts.clear()
+
+
 class Hub:
     """All results of one name. Every method may be called from any thread that runs a loop."""
 
@@ -54,7 +82,25 @@ class Hub:
         self._lock = threading.Lock()
         self._results: dict[str, Stored] = {}
         self._groups: dict[str, Stored] = {}
+        self._chords: dict[str, Chord] = {}
         self._watchers: dict[str, set[Watcher]] = {}
+
+    def chord(self, group_id: str) -> Chord:
+        return self._chords.setdefault(group_id, Chord())
+
+    def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        with self._lock:
+            for group_id, size in sizes.items():
+                self.chord(group_id).size = size
+
+    def join(self, part: TaskResult, index: int | None, raw: bytes) -> list[bytes] | None:
+        with self._lock:
+            return self.chord(str(part.group_id)).join(part, index, raw, now())
+
+    def end_chords(self, group_ids: Iterable[str]) -> None:
+        with self._lock:
+            for group_id in group_ids:
+                self.chord(group_id).end()
 
     def save(self, results: Iterable[tuple[str, Stored]]) -> None:
         with self._lock:
@@ -173,6 +219,16 @@ class MemoryStore:
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         self._hub.forget(task_ids)
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        self._hub.begin_chords(sizes)
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        joined = self._hub.join(part, index, self._dumps(part.payload()))
+        return None if joined is None else [self._read(raw) for raw in joined]
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        self._hub.end_chords(group_ids)
 
     async def save_group(self, group_id: str, data: Any) -> None:
         self._hub.save_group(group_id, Stored(self._dumps(data), SUCCESS, now() + self._lifetime))
