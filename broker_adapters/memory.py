@@ -23,6 +23,8 @@ from taskq.message import DeadLetter, Delivery, Message
 SWEEP = 1.0
 #: The most dead letters kept; the oldest make room.
 DEAD_LETTERS = 10_000
+#: How long a `Message.once` is remembered, in seconds.
+ONCE = 86400.0
 
 
 class Entry:
@@ -101,6 +103,20 @@ class Hub:
         self._consumers: set[MemoryConsumer] = set()
         self._dead: dict[str, DeadLetter] = {}
         self._revoked: dict[str, float] = {}
+        self._once: dict[str, float] = {}
+
+    def not_yet(self, keys: Iterable[str | None]) -> list[bool]:
+        """Which of these have not been published before; from now on they have."""
+        with self._lock:
+            time = now()
+            while self._once and next(iter(self._once.values())) <= time:
+                del self._once[next(iter(self._once))]
+            fresh = []
+            for key in keys:
+                fresh.append(key is None or key not in self._once)
+                if key is not None:
+                    self._once.setdefault(key, time + ONCE)
+            return fresh
 
     def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
         """Queue these messages: queue, priority, envelope."""
@@ -316,7 +332,7 @@ class MemoryConsumer:
             self._hub.remove(self, [tag])
             self._bury(entry, str(error), None)
             return None
-        return Delivery(message, entry.queue, tag, entry.redelivered, entry.deaths)
+        return Delivery(message, entry.queue, tag, entry.redelivered, entry.deaths, entry.order)
 
     def _bury(self, entry: Entry, reason: str, message: Message | None) -> None:
         raw = entry.raw if message is None else b""
@@ -329,7 +345,7 @@ class MemoryBroker:
     Messages with a `due` are delivered at once: their worker holds them, or parks them here.
     """
 
-    features: ClassVar[Features] = Features(persistent=False, leases=True)
+    features: ClassVar[Features] = Features(persistent=False, leases=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         self._hub = HUBS[config.url]
@@ -344,7 +360,14 @@ class MemoryBroker:
             await consumer.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        self._hub.add([(m.routing_key, m.priority, dumps(m, delivery_tag="")) for m in messages])
+        fresh = self._hub.not_yet([m.once for m in messages])
+        self._hub.add(
+            [
+                (m.routing_key, m.priority, dumps(m, delivery_tag=""))
+                for m, is_fresh in zip(messages, fresh, strict=True)
+                if is_fresh
+            ]
+        )
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> MemoryConsumer:
         consumer = MemoryConsumer(self._hub, queues, prefetch, self._lease)

@@ -10,6 +10,7 @@ class Message:
 
     `priority`, `exchange` and `routing_key` are what the sender asked for; an adapter maps them to its broker.
     `due` (Unix seconds, None = at once) repeats the header `eta` for brokers that hold messages back themselves.
+    `once` names a message that may be published again after a crash, see `Features.once`; it does not travel.
     """
 
     headers: dict[str, Any]
@@ -23,6 +24,7 @@ class Message:
     exchange: str = ""
     routing_key: str = "celery"
     due: float | None = None
+    once: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +32,8 @@ class Delivery:
     """A message in our custody: settle it exactly once.
 
     `tag` means something only to the consumer that made it. `deaths` counts earlier holders of this message
-    whose lease ran out: a message that kills its workers is told by it. Compared and hashed by identity.
+    whose lease ran out: a message that kills its workers is told by it. `serial` names the message the same at
+    each of its deliveries, "" where the broker has no such name. Compared and hashed by identity.
     """
 
     message: Message
@@ -38,6 +41,7 @@ class Delivery:
     tag: Any
     redelivered: bool = False
     deaths: int = 0
+    serial: str | int = ""
 
 
 @dataclass(slots=True)

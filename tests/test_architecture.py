@@ -284,7 +284,7 @@ def test_the_pure_core_has_no_clock_loop_or_log() -> None:
 
 
 def test_the_tables_name_modules_that_exist() -> None:
-    named = [*PURE, *IMPORTS_BY_NAME, *(who for who, *_ in (*MAY_IMPORT, *MAY_NOT_IMPORT, *IMPORTS_INSIDE))]
+    named = [*PURE, *IMPORTS_BY_NAME, *(str(who) for who, *_ in (*MAY_IMPORT, *MAY_NOT_IMPORT, *IMPORTS_INSIDE))]
     assert [name for name in named if not package(name) and name not in FORESEEN] == []
 
 

@@ -116,6 +116,8 @@ def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskR
         error = ChordError(f"Dependency {failed.task_id} raised {decode_exception(failed.value)!r}")
         return failed_body(app, request, part, error)
     follow.ended.append(str(part.result.group_id))
+    for index, message in enumerate(follow.messages):  # whoever completes it, and however often
+        message.once = f"chord:{part.result.group_id}:{index}"
     return Completed(follow)
 
 

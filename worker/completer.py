@@ -120,7 +120,7 @@ class Completer:
             batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
             outcomes = [outcome for outcome in ended if outcome.delivery not in lost]
         await self._save([result for entry in batch for result in entry.results])
-        await self._send([outcome.follow for outcome in outcomes if outcome.follow is not None])
+        await self._send([_named(outcome) for outcome in outcomes if outcome.follow is not None])
         early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
         await self._settle(early, outcomes)
         self._settled([outcome.delivery for outcome in ended])
@@ -195,6 +195,16 @@ class Completer:
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
                 OperationalError,
             )
+
+
+def _named(outcome: Outcome) -> FollowUps:
+    """What follows a run, named after its message: done again after a crash, it is published only once."""
+    follow = outcome.follow or FollowUps()
+    if outcome.delivery.serial:
+        for index, message in enumerate(follow.messages):
+            if message.once is None:
+                message.once = f"{outcome.delivery.serial}:{index}"
+    return follow
 
 
 async def _insist(what: str, act: Callable[[], Awaitable[T]], error: type[Exception]) -> T:
