@@ -26,6 +26,10 @@ _GUESSES = ("tasks.py", "app.py", "main.py")
 _MAKES_AN_APP = re.compile(r"^\s*\w+(\s*:[^=]+)?\s*=\s*(\w+\.)?TaskQ\(", re.MULTILINE)
 
 
+class NoAppNamed(ConfigError):
+    """Nobody named an app, and there is none where one is usually found."""
+
+
 class FoundApp(NamedTuple):
     """An app, the text that names it (`tasks:app`), and what told so (`-A`, `environment TASKQ_APP`, ...)."""
 
@@ -63,7 +67,7 @@ def find_app(
             return _named(target, told_by, folder)
     for target in _guesses(folder):
         return _named(target, "guessed", folder)
-    raise ConfigError(
+    raise NoAppNamed(
         f"no taskq app named, and none found in {_shown(folder)}\n"
         f"  tried: {', '.join(_GUESSES)} and <package>/tasks.py\n"
         "  name it with -A module:app or TASKQ_APP"

@@ -64,7 +64,7 @@ MAY_NOT_IMPORT: Final = (
 
 #: Everything else under taskq is the library: it knows neither the process, nor the command line, nor an adapter.
 LIBRARY_MAY_NOT_IMPORT: Final = ("taskq.worker*", "taskq.cli*", "taskq.broker_adapters*", "taskq.stores*")
-NOT_LIBRARY: Final = ("taskq.worker*", "taskq.cli*", "taskq.broker_adapters*", "taskq.stores*")
+NOT_LIBRARY: Final = (*LIBRARY_MAY_NOT_IMPORT, "taskq.__main__")
 
 #: third-party package -> the only modules that may import it
 HOMES: Final[Mapping[str, Sequence[str]]] = {
@@ -122,7 +122,14 @@ IMPORTS_INSIDE: Final = (
 )
 
 #: Modules that may import by a name found at run time.
-IMPORTS_BY_NAME: Final = ("taskq.broker", "taskq.finder", "taskq.loader", "taskq.symbols", "taskq.cli*")
+IMPORTS_BY_NAME: Final = (
+    "taskq",
+    "taskq.broker",
+    "taskq.finder",
+    "taskq.loader",
+    "taskq.symbols",
+    "taskq.cli*",
+)
 
 #: Named above before the first module of that kind is there.
 FORESEEN: Final = ("taskq.amqp*",)
@@ -284,7 +291,11 @@ def test_the_pure_core_has_no_clock_loop_or_log() -> None:
 
 
 def test_the_tables_name_modules_that_exist() -> None:
-    named = [*PURE, *IMPORTS_BY_NAME, *(str(who) for who, *_ in (*MAY_IMPORT, *MAY_NOT_IMPORT, *IMPORTS_INSIDE))]
+    named = [
+        *PURE,
+        *IMPORTS_BY_NAME,
+        *(str(who) for who, *_ in (*MAY_IMPORT, *MAY_NOT_IMPORT, *IMPORTS_INSIDE)),
+    ]
     assert [name for name in named if not package(name) and name not in FORESEEN] == []
 
 
@@ -405,15 +416,19 @@ def test_functions_are_small() -> None:
 def test_public_face_is_sorted_and_complete() -> None:
     tree = load(ROOT / "taskq" / "__init__.py").tree
     exported = [name for node in tree.body if isinstance(node, ast.Assign) for name in all_names(node)]
-    bound = {
-        alias.asname or alias.name
-        for node in tree.body
+    typed = [
+        node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    homes = {
+        alias.name: node.module
+        for block in typed
+        for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
-        if not alias.name.startswith("_")
     }
     assert exported == sorted(exported)
-    assert set(exported) - {"__version__"} == bound - {"__version__"}
+    assert homes == taskq._HOMES
+    assert set(exported) - {"__version__"} == set(homes)
     assert all(hasattr(taskq, name) for name in exported)
 
 

@@ -15,10 +15,10 @@ T = TypeVar("T")
 class Interruptible:
     """One coroutine and the exception it is to be ended with."""
 
-    __slots__ = ("_coroutine", "_error", "_task")
+    __slots__ = ("_error", "_task", "coroutine")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
-        self._coroutine = coroutine
+        self.coroutine = coroutine
         self._error: BaseException | None = None
         self._task: asyncio.Task[Any] | None = None
 
@@ -38,7 +38,7 @@ class Interruptible:
 
     @types.coroutine
     def _steps(self) -> Generator[Any, Any, Any]:
-        step: Any = self._coroutine.send
+        step: Any = self.coroutine.send
         value: Any = None
         while True:
             try:
@@ -47,9 +47,9 @@ class Interruptible:
                 return stop.value
             try:
                 value = yield awaited
-                step = self._coroutine.send
+                step = self.coroutine.send
             except BaseException as error:  # noqa: BLE001 - all of them belong to the coroutine
-                step, value = self._coroutine.throw, self._instead(error)
+                step, value = self.coroutine.throw, self._instead(error)
 
     def _instead(self, error: BaseException) -> BaseException:
         """Our exception in place of the cancellation that brought it."""

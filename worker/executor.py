@@ -14,7 +14,7 @@ from taskq.worker.effects import Effects
 from taskq.worker.hooks import overrides
 from taskq.worker.job import Job
 from taskq.worker.limits import Limits
-from taskq.worker.outcome import Outcome, Settle
+from taskq.worker.outcome import Outcome
 from taskq.worker.results import stored_state
 from taskq.worker.threads import ThreadPool, thread_context
 from taskq.worker.verdict import EXPIRED, Verdict
@@ -57,7 +57,7 @@ class Executor:
             outcome = await self._verdict.succeeded(job, await self._run(job))
         except asyncio.CancelledError:
             if job.handed_back:
-                return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+                return self._verdict.handed_back(job)
             outcome = await self._verdict.failed(job, TaskRevokedError("terminated"))
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             outcome = await self._verdict.of(job, error)

@@ -1,10 +1,10 @@
 """The worker's line per event of a task, as ux.md 5 shows them; levels as Celery's."""
 
 import logging
-import os
 from typing import Any
 
 from taskq.errors import Reject, Retry
+from taskq.message import Delivery
 from taskq.saferepr import saferepr
 from taskq.worker.job import Job
 
@@ -15,29 +15,34 @@ class RunLog:
     """Writes the lines. Whether INFO is on is asked once, at start: asking per task costs a microsecond."""
 
     def __init__(self, *, clock: Any) -> None:
-        self.pid = os.getpid()
         self._clock = clock
         self._info = logger.isEnabledFor(logging.INFO)
 
     def received(self, job: Job) -> None:
         if self._info:
-            self._line(logging.INFO, "received", job, f"queue={job.delivery.queue}")
+            self._line(logging.INFO, "received", job, f"queue={job.delivery.queue}{self._arguments(job)}")
 
     def succeeded(self, job: Job, value: Any) -> None:
         if self._info:
-            self._line(logging.INFO, "succeeded", job, f"in {self._runtime(job)} -> {saferepr(value, 100)}")
+            runtime = self._runtime(job)
+            detail = f"in {_shown(runtime)} -> {saferepr(value, 100)}"
+            self._line(logging.INFO, "succeeded", job, detail, runtime=round(runtime, 6))
 
     def retried(self, job: Job, retry: Retry, seconds: float) -> None:
         limit = job.task.max_retries
         turn = f"{job.request.retries + 1}" + ("" if limit is None else f"/{limit}")
-        why = "" if retry.exc is None else f"  {retry.exc!r}"
-        self._line(logging.INFO, f"retry {turn}", job, f"in {max(0.0, seconds):.1f}s{why}")
+        why = "" if retry.exc is None else f"  {saferepr(retry.exc)}"
+        self._line(
+            logging.INFO, "retry", job, f"in {max(0.0, seconds):.1f}s{why}", shown_event=f"retry {turn}"
+        )
 
     def failed(self, job: Job, error: BaseException) -> None:
         expected = isinstance(error, tuple(job.task.throws))
         level = logging.INFO if expected else logging.ERROR
         trace = None if expected else (type(error), error, error.__traceback__)
-        self._line(level, "failed", job, f"in {self._runtime(job)}  {error!r}", exc_info=trace)
+        runtime = self._runtime(job)
+        detail = f"in {_shown(runtime)}  {saferepr(error)}"
+        self._line(level, "failed", job, detail, exc_info=trace, runtime=round(runtime, 6))
 
     def rejected(self, job: Job, reject: Reject) -> None:
         where = "back to its queue" if reject.requeue else "see: taskq dead"
@@ -47,28 +52,54 @@ class RunLog:
         self._line(logging.INFO, why, job, "")
 
     def handed_back(self, job: Job) -> None:
-        self._line(logging.WARNING, "handed back", job, f"after {self._runtime(job)}")
+        runtime = self._runtime(job)
+        self._line(logging.WARNING, "returned", job, f"after {_shown(runtime)}", runtime=round(runtime, 6))
 
-    def _runtime(self, job: Job) -> str:
-        seconds = self._clock() - job.started if job.started else 0.0
-        return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.2f}s"
+    def _runtime(self, job: Job) -> float:
+        return self._clock() - job.started if job.started else 0.0
 
-    def _line(self, level: int, event: str, job: Job, rest: str, exc_info: Any = None) -> None:
+    def _arguments(self, job: Job) -> str:
+        """Arguments may be private: they are shown at DEBUG alone."""
+        if not logger.isEnabledFor(logging.DEBUG):
+            return ""
+        return f" args={saferepr(job.request.args)} kwargs={saferepr(job.request.kwargs)}"
+
+    def _line(
+        self,
+        level: int,
+        event: str,
+        job: Job,
+        detail: str,
+        exc_info: Any = None,
+        **more: Any,
+    ) -> None:
         request = job.request
+        fields = {
+            "event": event,
+            "detail": detail,
+            "shown_name": request.name,
+            "task_id": request.id,
+            "task_name": request.task,
+            "root_id": request.root_id,
+            "queue": job.delivery.queue,
+            "attempt": request.retries + 1,
+            **more,
+        }
         logger.log(
-            level,
-            "%-10s %s[%s]  %s",
-            event,
-            request.name,
-            request.id,
-            rest,
-            exc_info=exc_info,
-            extra={
-                "event": event,
-                "task_id": request.id,
-                "task_name": request.task,
-                "root_id": request.root_id,
-                "queue": job.delivery.queue,
-                "attempt": request.retries + 1,
-            },
+            level, "%s %s[%s]  %s", event, request.name, request.id, detail, exc_info=exc_info, extra=fields
         )
+
+
+def log_dead(delivery: Delivery, task_id: str | None, reason: str) -> None:
+    """A message that cannot be run and was put away."""
+    name = delivery.message.headers.get("task")
+    fields: dict[str, Any] = {
+        "event": "dead",
+        "detail": f"{reason}  see: taskq dead show {task_id or ''}".rstrip(),
+    }
+    fields |= {"task_id": task_id, "task_name": name, "queue": delivery.queue}
+    logger.error("dead %s[%s]  %s", name, task_id, reason, extra=fields)
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.2f}s"

@@ -32,7 +32,7 @@ from taskq.worker.job import Job
 from taskq.worker.outcome import FollowUps, Outcome, Settle
 from taskq.worker.results import extended, is_ignored, stored_state
 from taskq.worker.retries import is_retried, retry_by_itself
-from taskq.worker.runlog import RunLog
+from taskq.worker.runlog import RunLog, log_dead
 
 logger = logging.getLogger("taskq.worker")
 
@@ -103,6 +103,11 @@ class Verdict:
         await self.hooks.ended(job, states.FAILURE, error, text)
         return outcome
 
+    def handed_back(self, job: Job) -> Outcome:
+        """A run that was ended because the worker stops: another worker's, unless it was acknowledged before it."""
+        self._log.handed_back(job)
+        return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+
     async def revoked(self, job: Job, why: str) -> Outcome:
         """A job that is not run: revoked or expired (celery-protocol.md 6.1, 6.2)."""
         self._log.revoked(job, why)
@@ -124,7 +129,7 @@ class Verdict:
         """
         message, request = refused.delivery.message, refused.request
         task_id = task_id_of(message)
-        logger.error("dead       %s  %s  see: taskq dead", task_id or "(without id)", refused.reason)
+        log_dead(refused.delivery, task_id, refused.reason)
         outcome = Outcome(refused.delivery, settle=Settle.REJECT, reason=refused.reason)
         if task_id is None:
             return outcome

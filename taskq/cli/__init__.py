@@ -1,0 +1,1 @@
+"""The command `taskq`. Only what a command needs is imported, when it is called."""

@@ -1,0 +1,50 @@
+"""From the shared options to an app."""
+
+import os
+from pathlib import Path
+
+from taskq.app import TaskQ
+from taskq.cli.state import State
+from taskq.finder import FoundApp, NoAppNamed, find_app, put_first_on_path
+from taskq.layers import Source
+
+
+def named_app(state: State) -> FoundApp:
+    """The app that is named, or plainly meant. Raises ConfigError."""
+    _change_folder(state)
+    found = find_app(state.app)
+    _override(found.app, state)
+    return found
+
+
+def app_or_settings(state: State) -> TaskQ:
+    """For commands that need a broker and not an app: the app, or one of the settings alone if there is none.
+
+    Raises:
+        ConfigError: an app is named and cannot be had.
+    """
+    _change_folder(state)
+    try:
+        app = find_app(state.app).app
+    except NoAppNamed:
+        app = TaskQ("taskq")
+    _override(app, state)
+    return app
+
+
+def _change_folder(state: State) -> None:
+    if state.workdir is not None:
+        os.chdir(state.workdir)
+
+
+def _override(app: TaskQ, state: State) -> None:
+    """The settings of the command line are the strongest; those of --config as strong as `config_from_object`."""
+    if state.config is not None:
+        put_first_on_path(Path.cwd())
+        app.conf.from_object(state.config, label=f"{state.config} (--config)")
+    for name, option, url in (
+        ("broker_url", "--broker", state.broker),
+        ("result_backend", "--result-backend", state.result_backend),
+    ):
+        if url is not None:
+            app.conf.set_text(name, url, Source.COMMAND_LINE, f"option {option}")

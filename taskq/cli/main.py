@@ -1,0 +1,115 @@
+"""The command `taskq`: its verbs, and how errors end it."""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+import click
+
+from taskq.cli.state import Group
+from taskq.errors import ConfigError, OperationalError, StoreError, TaskqError
+from taskq.version import VERSION
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and what `taskq --help` says about it."""
+
+    target: str
+    section: str
+    help: str
+
+
+VERBS: Mapping[str, Verb] = {
+    "worker": Verb("taskq.cli.worker:worker", "Run", "run tasks"),
+}
+
+EXIT_CODES = """0 done, or stopped as told; 1 the task failed; 2 wrong usage or no app;
+69 broker or result store not reachable; 70 internal error; 130 interrupted"""
+
+#: Errors and what they make the command end with: the first that fits. Those of sysexits.h where there is one.
+ERROR_CODES: Sequence[tuple[type[BaseException], int]] = (
+    (ConfigError, 2),
+    (OperationalError, 69),
+    (StoreError, 69),
+    (TaskqError, 1),
+    (KeyboardInterrupt, 130),
+)
+INTERNAL_ERROR = 70
+
+
+class LazyGroup(Group):
+    """Imports a verb when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The verbs in the order of the help."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """A verb, imported."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        module, _, name = verb.target.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The verbs by section, without importing any."""
+        for section in dict.fromkeys(verb.section for verb in VERBS.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [(f"{name:<7}", verb.help) for name, verb in VERBS.items() if verb.section == section]
+                )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The exit codes, in lines of our own."""
+        with formatter.section("Exit codes"):
+            formatter.write("".join(f"  {line}\n" for line in EXIT_CODES.splitlines()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="taskq", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Celery's tasks, native to asyncio. Options below go before or after the command."""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; its exit code."""
+    try:
+        code = cli.main(args=list(args), prog_name="taskq", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Abort:
+        return 130
+    except BrokenPipeError:  # `taskq list | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:  # noqa: BLE001 - the last place: say it and end with its code
+        return _report(error)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong. A traceback is for errors of ours alone."""
+    for kind, code in ERROR_CODES:
+        if isinstance(error, kind):
+            if str(error):
+                click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+            return code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    traceback.print_exception(error)
+    click.echo(
+        f"{click.style('internal error:', fg='red')} this should not have happened in taskq {VERSION}",
+        err=True,
+    )
+    return INTERNAL_ERROR

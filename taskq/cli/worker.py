@@ -1,0 +1,113 @@
+"""`taskq worker`."""
+
+import asyncio
+import logging
+import socket
+import sys
+from typing import Any
+
+import click
+import uvloop
+
+from taskq import signals
+from taskq.app import TaskQ
+from taskq.cli.apps import named_app
+from taskq.cli.banner import Banner
+from taskq.cli.nodes import node_name
+from taskq.cli.params import duration, names
+from taskq.cli.state import Command, get_state
+from taskq.finder import FoundApp
+from taskq.layers import Source
+from taskq.loader import import_modules
+from taskq.worker.logs import LogFormat, setup_logging, wants_colour
+from taskq.worker.process import WorkerProcess, begin_anew
+from taskq.worker.worker import Worker
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+_SIGNALS = """
+\b
+Signals:
+  TERM       take no more; running tasks have the grace period, then go back
+  INT        the same; again: cancel them now; a third time: leave at once
+  QUIT       cancel running tasks now and give them back
+  HUP        as TERM, then start anew
+  USR1       stacks of all threads and coroutines, with task ids
+  REMAP_SIGTERM=SIGQUIT in the environment makes TERM a QUIT.
+"""
+
+
+@click.command(cls=Command, epilog=_SIGNALS)
+@click.option(
+    "-Q",
+    "--queues",
+    type=names,
+    metavar="NAMES",
+    help="queues to take from, by comma; default: all of the app",
+)
+@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="tasks that run at once (100)")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="of these, plain (not async) ones (16)")
+@click.option(
+    "-n", "--hostname", metavar="NAME", help="node name: name@%h; %h host, %n its first part, %d the rest"
+)
+@click.option(
+    "--grace", type=duration, metavar="TIME", help="time running tasks have when told to stop (25s)"
+)
+@click.option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="least level to log",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="lines for people or for machines",
+)
+def worker(
+    queues: list[str] | None, hostname: str | None, loglevel: str, log_format: LogFormat, **numbers: Any
+) -> int:
+    """Run the tasks of an app until told to stop.
+
+    taskq worker -A proj -Q celery,priority.high -c 100
+    """
+    state = get_state()
+    found = named_app(state)
+    _override(found.app, numbers)
+    import_modules([*found.app.conf.imports, *found.app.conf.include])
+    node = node_name(hostname, socket.gethostname())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        work = _work(found, queues, node, getattr(logging, loglevel.upper()), log_format, quiet=state.quiet)
+        code, restart = runner.run(work)
+    if restart:
+        begin_anew(state.folder)
+    return code
+
+
+def _override(app: TaskQ, numbers: dict[str, Any]) -> None:
+    """Options that are settings become settings, so that the whole program sees them."""
+    for option, value in numbers.items():
+        if value is not None:
+            app.conf.set_from({f"worker_{option}": value}, Source.COMMAND_LINE, f"option --{option}")
+
+
+async def _work(
+    found: FoundApp, queues: list[str] | None, node: str, level: int, log_format: LogFormat, *, quiet: bool
+) -> tuple[int, bool]:
+    colour = wants_colour(sys.stderr)
+    if signals.setup_logging.receivers:
+        await signals.setup_logging.send(
+            None, loglevel=level, logfile=None, format=log_format, colorize=colour
+        )
+    else:
+        setup_logging(level, log_format, worker=node, colour=colour)
+    banner = Banner(node, sys.stderr, log_format, colour)
+    process = WorkerProcess(Worker(found.app, queues=queues, hostname=node, on_ready=banner.ready))
+    if not quiet:
+        banner.show(process.worker, found)
+    code = await process.run()
+    return code, process.restart
