@@ -14,7 +14,7 @@ from taskq.calls import CallBuilder
 from taskq.clock import now
 from taskq.connection import Connection
 from taskq.eager import run_eagerly
-from taskq.errors import ConfigError, NotRegistered
+from taskq.errors import ConfigError, NotRegistered, PublishErrors
 from taskq.loader import autodiscover
 from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
@@ -261,7 +261,9 @@ class TaskQ:
         reply_to = reply_to or self.oid
         if type(signature) is Signature:  # nearly always
             message = self._encoded(signature, parent, reply_to)
-            return Prepared([message], AsyncResult(message.headers["id"], self), {})
+            headers = message.headers
+            result = AsyncResult[Any](headers["id"], self, ignored=bool(headers["ignore_result"]))
+            return Prepared([message], result, {})
         canvas = frozen(signature, reply_to)
         plan = lowered(canvas)
         messages = [self._encoded(plain, parent, reply_to) for plain in plan.signatures]
@@ -285,13 +287,18 @@ class TaskQ:
         if self.conf.task_publish_retry if retry is None else retry:
             policy = {**self.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
 
-        async def attempt() -> None:
-            await connection.open_broker()
-            if connection.store.reply_to:
-                await (await connection.open_store()).expect([m.correlation_id for m in messages])
-            await publisher.publish(messages)
+        remaining = list(messages)
 
-        await publish_with_retry(attempt, broker=connection.broker_config.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
+        async def attempt() -> None:
+            if connection.store.reply_to:
+                await (await connection.open_store()).expect([m.correlation_id for m in remaining])
+            try:
+                await publisher.publish(remaining)
+            except PublishErrors as errors:  # those accepted are not sent again
+                remaining[:] = [remaining[index] for index in sorted(errors.failures)]
+                raise
+
+        await publish_with_retry(attempt, broker=publisher.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
 
     def _connection_of(self, options: Mapping[str, Any]) -> Connection:
         return options.get("connection") or self.shared_connection()

@@ -19,7 +19,7 @@ class Connection:
         self.broker_config = broker
         self.broker: Broker = open_broker(broker)
         self.store: ResultStore = open_store(store)
-        self.publisher = Publisher(self.broker)
+        self.publisher = Publisher(self.open_broker, broker.url)
         self._broker_open = False
         self._store_open = False
         self._lock = asyncio.Lock()

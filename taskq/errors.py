@@ -66,7 +66,7 @@ class PublishErrors(OperationalError):
 
     def __init__(self, failures: Mapping[int, OperationalError]) -> None:
         first = next(iter(failures.values()))
-        super().__init__(f"{len(failures)} messages were refused, the first: {first}")
+        super().__init__(f"{len(failures)} messages were refused, the first: {first}", maybe_accepted=True)
         self.failures = failures
 
 

@@ -73,6 +73,7 @@ class CallOptions(TypedDict, total=False):
 
 
 KNOWN = frozenset(CallOptions.__annotations__)
+_POLICY = frozenset(RetryPolicy.__annotations__)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -85,3 +86,6 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in KNOWN and name not in stamped:
             raise TypeError(f"unknown option {name!r} of a call.{near_match(name, KNOWN)}")
+    for name in options.get("retry_policy") or ():
+        if name not in _POLICY:
+            raise TypeError(f"unknown key {name!r} of a retry_policy.{near_match(name, _POLICY)}")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from taskq.broker import Broker
-from taskq.errors import OperationalError, PublishErrors
+from taskq.errors import EncodeError, OperationalError, PublishErrors
 from taskq.message import Message
 from taskq.options import RetryPolicy
 from taskq.urls import mask
@@ -15,10 +15,16 @@ MAX_BATCH = 1000
 
 
 class Publisher:
-    """Joins concurrent publishes: while one batch is on its way the next piles up. No timer, no knob."""
+    """Joins concurrent publishes: while one batch is on its way the next piles up. No timer, no knob.
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    Args:
+        connect: gives the broker, connected.
+        url: the broker's URL, for error messages.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Broker]], url: str) -> None:
+        self._connect = connect
+        self.url = url
         self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
@@ -26,7 +32,9 @@ class Publisher:
         """Return once the broker is answerable for every message.
 
         Raises:
-            OperationalError: for one or more of them it is not; the others are safe.
+            PublishErrors: some were refused, the others are safe (`failures`: index -> error).
+            OperationalError: none is known to be safe.
+            EncodeError: one of them cannot be written; the others may be safe.
         """
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in messages]
@@ -35,10 +43,8 @@ class Publisher:
             self._flusher = loop.create_task(self._flush())
         if len(futures) == 1:
             await futures[0]
-            return
-        errors = [e for e in await asyncio.gather(*futures, return_exceptions=True) if e is not None]
-        if errors:
-            raise errors[0]
+        else:
+            _raise_failures(await asyncio.gather(*futures, return_exceptions=True))
 
     async def _flush(self) -> None:
         try:
@@ -51,13 +57,7 @@ class Publisher:
                 future.cancel()
 
     async def _send(self, batch: list[tuple[Message, asyncio.Future[None]]]) -> None:
-        failures: Mapping[int, Exception] = {}
-        try:
-            await self._broker.publish([message for message, _ in batch])
-        except PublishErrors as errors:
-            failures = errors.failures
-        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
-            failures = dict.fromkeys(range(len(batch)), error)
+        failures = await self._failures([message for message, _ in batch])
         for index, (_, future) in enumerate(batch):
             if future.done():  # the caller was cancelled
                 continue
@@ -66,6 +66,35 @@ class Publisher:
                 future.set_result(None)
             else:
                 future.set_exception(failure)
+
+    async def _failures(self, messages: Sequence[Message]) -> Mapping[int, Exception]:
+        """Hand them to the broker; what went wrong with which."""
+        try:
+            broker = await self._connect()
+            await broker.publish(messages)
+        except PublishErrors as errors:
+            return errors.failures
+        except EncodeError as error:
+            if len(messages) == 1:
+                return {0: error}
+            # Nothing was sent: only the caller whose message it is must suffer for it.
+            alone = [await self._failures([message]) for message in messages]
+            return {index: failure[0] for index, failure in enumerate(alone) if failure}
+        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+            return dict.fromkeys(range(len(messages)), error)
+        return {}
+
+
+def _raise_failures(outcomes: Sequence[BaseException | None]) -> None:
+    failures = {index: error for index, error in enumerate(outcomes) if error is not None}
+    refused = {index: error for index, error in failures.items() if isinstance(error, OperationalError)}
+    for error in failures.values():
+        if not isinstance(error, OperationalError):
+            raise error
+    if len(refused) == len(outcomes):
+        raise refused[0]
+    if refused:
+        raise PublishErrors(refused)
 
 
 async def publish_with_retry(
@@ -90,8 +119,10 @@ async def publish_with_retry(
             if pause is None:
                 if not isinstance(error, OperationalError):
                     raise
-                text = f"could not hand the message to {mask(broker)}: {error} ({tries} tries in {elapsed:.1f} s)"
-                raise type(error)(text, maybe_accepted=maybe_accepted) from error
+                shown = "1 try" if tries == 1 else f"{tries} tries"
+                text = f"could not hand the message to {mask(broker)}: {error} ({shown} in {elapsed:.1f} s)"
+                kind = OperationalError if isinstance(error, PublishErrors) else type(error)
+                raise kind(text, maybe_accepted=maybe_accepted) from error
         await asyncio.sleep(pause)
 
 
@@ -99,8 +130,7 @@ def _pause(policy: RetryPolicy | None, tries: int, elapsed: float, error: Except
     """Seconds to wait before the next try, or None to give up."""
     if policy is None:
         return None
-    extra = policy.get("retry_errors") or ()
-    if not isinstance(error, OperationalError | tuple(extra)):
+    if not isinstance(error, (OperationalError, *(policy.get("retry_errors") or ()))):
         return None
     max_retries = policy.get("max_retries", 3)
     if max_retries is not None and tries > max_retries:

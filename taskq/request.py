@@ -52,7 +52,7 @@ class Request:
     #: Result tuples (celery-protocol.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)
     #: Set by the worker: stores a state of this run, in order with the others; None outside a worker.
-    record: Callable[[Any], Awaitable[None]] | None = None
+    record: Callable[[Any], Awaitable[None] | None] | None = None
 
     @property
     def name(self) -> str:

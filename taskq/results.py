@@ -43,18 +43,22 @@ class AsyncResult(Generic[R]):
     Attributes:
         id: the task id.
         parent: the handle of the task before it in a chain, if any.
+        ignored: the call asked for no result: waiting for it gives None at once.
     """
 
-    __slots__ = ("_backend", "_seen", "id", "parent")
+    __slots__ = ("_backend", "_seen", "id", "ignored", "parent")
 
     def __init__(
         self,
         id: str,  # noqa: A002 - Celery's name
         backend: Backend,
         parent: "AsyncResult[Any] | GroupResult[Any] | None" = None,
+        *,
+        ignored: bool = False,
     ) -> None:
         self.id = id
         self.parent = parent
+        self.ignored = ignored
         self._backend = backend
         self._seen: TaskResult | None = None
 
@@ -170,11 +174,13 @@ class AsyncResult(Generic[R]):
             Exception: what the task raised; TaskRevokedError if it was revoked or has expired.
             StoreError: the result store could not be reached.
         """
-        if self.state not in states.READY or on_message is not None:
+        if not self.ignored and (self.state not in states.READY or on_message is not None):
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(timeout) as limit:
                     await self._follow(on_message, interval)
             except TimeoutError:
+                if not limit.expired():  # it came out of on_message
+                    raise
                 raise ResultTimeout(f"task {self.id} was {self.state} after {timeout} s") from None
         return self._outcome(propagate)
 

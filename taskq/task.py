@@ -257,7 +257,8 @@ class Task(Generic[P, R, C]):
         request = self.request
         if request.record is None:
             return Recorded(None)
-        return Recorded(request.record(TaskResult(request.id, state, meta, reply_to=request.reply_to)))
+        result = TaskResult(request.id, state, meta, children=request.children, reply_to=request.reply_to)
+        return Recorded(request.record(result))
 
     def progress(self, done: float, total: float, message: str = "") -> "Recorded":
         """Record how far the run has come, as state PROGRESS: shown as a bar by `taskq call --wait`.

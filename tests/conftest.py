@@ -2,14 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncIterator, Callable
 from functools import cache
+from pathlib import Path
 
 import aio_pika
 import pytest
 import redis
 
+from taskq import TaskQ
 from taskq.testing import AutojumpLoop
+from tests.harness import Place
 
 REDIS_URL = os.environ.get("TASKQ_TEST_REDIS", "redis://127.0.0.1:6379")
 AMQP_URL = os.environ.get("TASKQ_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
@@ -25,6 +29,43 @@ def redis_url() -> str:
 def amqp_url() -> str:
     """The RabbitMQ server for tests marked `rabbitmq`: keep to queue names or a virtual host of your own."""
     return AMQP_URL
+
+
+#: The places of tests that run everywhere: a name here and the fixture `place_<name>`.
+PLACES = ["memory", "sqlite"]
+
+
+@pytest.fixture(params=PLACES)
+def everywhere(request: pytest.FixtureRequest) -> Place:
+    """Each place there is, fresh; tests take it by `place`, where it is overridden with this."""
+    found = request.getfixturevalue(f"place_{request.param}")
+    assert isinstance(found, Place)
+    return found
+
+
+@pytest.fixture
+def place_memory() -> Place:
+    url = f"memory://{uuid.uuid4()}"
+    return Place(url, url)
+
+
+@pytest.fixture
+def place_sqlite(tmp_path: Path) -> Place:
+    url = f"sqlite:///{tmp_path}/taskq.db"
+    return Place(url, url)
+
+
+@pytest.fixture
+def place(place_memory: Place) -> Place:
+    """Where the app of a test keeps its messages: in memory, unless a folder's conftest says otherwise."""
+    return place_memory
+
+
+@pytest.fixture
+async def app(place: Place) -> AsyncIterator[TaskQ]:
+    """A fresh app of the name proj."""
+    async with place.app() as app:
+        yield app
 
 
 def pytest_asyncio_loop_factories(

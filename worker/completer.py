@@ -7,6 +7,7 @@ repeats work and never loses it.
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -64,6 +65,8 @@ class Completer:
         self._unencodable = unencodable
         self._settled = settled
         self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._pile: list[_Entry] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -77,13 +80,20 @@ class Completer:
 
     def record(self, result: TaskResult) -> Awaitable[None]:
         """Store one state, in turn; the awaitable is done when it is stored."""
-        done = asyncio.get_running_loop().create_future()
+        done = self._loop.create_future()
         self._add(_Entry([result], done=done))
         return done
 
+    def report(self, result: TaskResult) -> Awaitable[None] | None:
+        """The same from any thread; in one without our loop there is nothing to await."""
+        if threading.get_ident() == self._thread:
+            return self.record(result)
+        self._loop.call_soon_threadsafe(self._add, _Entry([result]))
+        return None
+
     def acknowledge(self, delivery: Delivery) -> Awaitable[None]:
         """Settle a delivery before its run (`acks_late=False`); done when the broker has it."""
-        done = asyncio.get_running_loop().create_future()
+        done = self._loop.create_future()
         self._add(_Entry(acknowledge=delivery, done=done))
         return done
 

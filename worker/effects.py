@@ -12,5 +12,6 @@ class Effects:
     """The completer's verbs: each in turn with the outcomes, tried until it works."""
 
     record: Callable[[TaskResult], Awaitable[None]]
+    report: Callable[[TaskResult], Awaitable[None] | None]
     acknowledge: Callable[[Delivery], Awaitable[None]]
     join: Callable[[TaskResult, int | None], Awaitable[Sequence[TaskResult] | None]]

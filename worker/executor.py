@@ -50,7 +50,7 @@ class Executor:
             await self._effects.acknowledge(job.delivery)
             job.acknowledged = True
         request.hostname = self._hostname
-        request.record = self._effects.record
+        request.record = self._effects.report
         current.set(request)
         try:
             await self._before(job)

@@ -172,7 +172,9 @@ class _Parts:
             broker, store, consumer, unencodable=_unencodable, settled=custody.release, lost=self.leases.lost
         )
         self.threads = ThreadPool(worker.threads, loop)
-        effects = Effects(self.completer.record, self.completer.acknowledge, self.completer.join)
+        effects = Effects(
+            self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
+        )
         verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
         executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
         self.runner = Runner(executor, self.completer.put, concurrency=worker.concurrency)
