@@ -40,6 +40,7 @@ class RedisBroker:
             config.url, config.options, config.ssl, timeout=config.timeout, name=config.name
         )
         self._lease = config.lease
+        self._queue = config.queue
         self._layout = read_layout(config.options, target.endpoints[0].db)
         self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
         self._publisher = RedisPublisher(self._link, self._layout, target.shown, config.queue, config.timeout)
@@ -59,7 +60,8 @@ class RedisBroker:
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> RedisConsumer:
         session = await self._link.session()
         await self._publisher.declare(session, queues)
-        consumer = RedisConsumer(self._link, self._layout, queues, prefetch=prefetch, lease=self._lease)
+        declared = [self._queue(name) for name in queues]
+        consumer = RedisConsumer(self._link, self._layout, declared, prefetch=prefetch, lease=self._lease)
         self._consumers.append(consumer)
         await consumer.on_connect(session)
         return consumer
@@ -147,9 +149,8 @@ class RedisBroker:
             await consumer.on_connect(session)
 
     def _on_push(self, push: Sequence[Any]) -> None:
-        if push[0] == b"invalidate":
-            for consumer in self._consumers:
-                consumer.wake()
+        for consumer in self._consumers:
+            consumer.take_push(push)
 
 
 def _letter(name: bytes, at: float, letter: bytes) -> DeadLetter:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from taskq.broker import Queue
 from taskq.broker_adapters.redis_claims import (
     Claim,
     Return,
@@ -19,6 +20,7 @@ from taskq.broker_adapters.redis_claims import (
     read_claim,
     tag_prefix,
 )
+from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, PARK, RENEW
@@ -69,13 +71,15 @@ class RedisConsumer:
     """
 
     def __init__(
-        self, link: Link, layout: Layout, queues: Sequence[str], *, prefetch: int, lease: float
+        self, link: Link, layout: Layout, queues: Sequence[Queue], *, prefetch: int, lease: float
     ) -> None:
         self._link = link
         self._layout = layout
         self._prefetch = prefetch
         self._name = os.urandom(8).hex()
-        self._queues = list(dict.fromkeys(queues))
+        fanouts = [queue for queue in queues if queue.exchange_type == "fanout"]
+        self._fanout = Fanout(layout, fanouts, self._add)
+        self._queues = list(dict.fromkeys(queue.name for queue in queues if queue not in fanouts))
         self._orders = [self._order(start) for start in range(len(self._queues))]
         self._turn = 0
         self._lease = lease
@@ -112,15 +116,19 @@ class RedisConsumer:
                 raise
             logger.info("%s; idle queues are asked every %g s", error, POLL_WITHOUT_NEWS)
             self._poll = POLL_WITHOUT_NEWS
+        await self._fanout.subscribe(session)
         self._news.set()
 
-    def wake(self) -> None:
-        """Something changed in a list we looked at."""
-        self._news.set()
+    def take_push(self, push: Sequence[Any]) -> None:
+        """Something changed in a list we looked at, or a message came by fanout."""
+        if push[0] == b"invalidate":
+            self._news.set()
+        else:
+            self._fanout.take(push)
 
-    def add(self, message: Message, queue: str) -> None:
-        """A message that came without custody (fanout)."""
-        self._ready.append(Delivery(message, queue, None))
+    def _add(self, delivery: Delivery) -> None:
+        """A delivery without custody."""
+        self._ready.append(delivery)
         self._news.set()
 
     # -- receive
@@ -130,7 +138,7 @@ class RedisConsumer:
             if self._ready:
                 return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
             room = min(limit, MOST, self._prefetch - len(self._held))
-            if room <= 0 and self._asked is None:
+            if (room <= 0 and self._asked is None) or not self._queues:
                 self._news.clear()
                 await self._news.wait()
             elif not await self._link.insist(partial(self._claim, room=room)) and not self._ready:
@@ -273,6 +281,7 @@ class RedisConsumer:
         letters = [(d.tag.tag, d.queue, reason) for d, reason in reject if d.tag is not None]
         if letters:
             calls.append(self._bury(letters))
+        self._fanout.deliver_later([(delivery, 0.0) for delivery in requeue if delivery.tag is None])
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
             await self._link.insist(
@@ -306,7 +315,9 @@ class RedisConsumer:
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         args: list[Any] = []
         for delivery, due in deliveries:
-            args += (delivery.tag.tag, delivery.queue, f"{due:.6f}")
+            if delivery.tag is not None:
+                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}")
+        self._fanout.deliver_later([(delivery, due) for delivery, due in deliveries if delivery.tag is None])
         if args:
             call = (PARK, (*self._layout.custody, self._layout.own("parked")), args)
             await self._link.insist(partial(self._run, calls=[call], forget=()))

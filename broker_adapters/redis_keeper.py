@@ -5,11 +5,10 @@ import json
 from collections.abc import Sequence
 from logging import getLogger
 from typing import Final
-from uuid import uuid4
 
 from taskq.broker_adapters.redis_claims import Return, give_back, mark, read_claim, set_marks
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import SWEEP, UNLOCK
+from taskq.broker_adapters.redis_scripts import SWEEP
 from taskq.clock import now
 from taskq.errors import OperationalError
 from taskq.redis_link import Link, run_scripts
@@ -97,17 +96,10 @@ class Keeper:
             await self._link.insist(self._restore_celery)
 
     async def _restore_celery(self, session: Session) -> None:
-        layout, token = self._layout, uuid4().hex
-        expires = int(layout.mutex_expires * 1000)
-        if await session.call("SET", layout.mutex, token, "NX", "PX", expires) is None:
-            return
-        try:
-            while await self._restore_some(session) == BATCH:
-                pass
-        finally:
-            # Not awaited when the session is gone: the mutex expires.
-            if session.broken is None:
-                await UNLOCK.run(session, [layout.mutex], [token])
+        # Without Celery's `unacked_mutex`: each give-back is one step that looks at the claim again, and a worker
+        # killed while it has the mutex would stop the recovery for everyone for 300 s (seen in a test).
+        while await self._restore_some(session) == BATCH:
+            pass
 
     async def _restore_some(self, session: Session) -> int:
         layout = self._layout

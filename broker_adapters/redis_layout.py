@@ -22,8 +22,6 @@ class Layout:
     steps: tuple[int, ...]
     unacked: str
     index: str
-    mutex: str
-    mutex_expires: float
     visibility_timeout: float
     fanout: str
     fanout_patterns: bool
@@ -92,8 +90,6 @@ def read_layout(options: Mapping[str, Any], db: int) -> Layout:
             steps=_steps(options.get("priority_steps", STEPS)),
             unacked=prefix + options.get("unacked_key", "unacked"),
             index=prefix + options.get("unacked_index_key", "unacked_index"),
-            mutex=prefix + options.get("unacked_mutex_key", "unacked_mutex"),
-            mutex_expires=float(options.get("unacked_mutex_expire", 300)),
             visibility_timeout=float(options.get("visibility_timeout", 3600)),
             fanout=_fanout(options.get("fanout_prefix", True), db),
             fanout_patterns=bool(options.get("fanout_patterns", True)),

@@ -135,11 +135,13 @@ class RedisPublisher:
             pushes[self._layout.key(queue, self._layout.step(message.priority))].append((at, envelope))
 
     def _fanout(self, message: Message) -> str | None:
+        """The channel, if the message is for a queue that is declared as a fanout."""
         for name in (message.routing_key, message.exchange):
             queue = self._queue(name) if name else None
-            exchange = (queue.exchange or queue.name) if queue else ""
-            if queue and queue.exchange_type == "fanout" and message.exchange in {"", exchange}:
-                return self._layout.channel(exchange, message.routing_key if message.exchange else "")
+            if queue is not None and queue.exchange_type == "fanout":
+                exchange = queue.exchange or queue.name
+                if message.exchange in {"", exchange}:
+                    return self._layout.channel(exchange, queue.routing_key)
         return None
 
     async def declare(self, session: Session, queues: Iterable[str]) -> None:

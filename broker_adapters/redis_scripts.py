@@ -274,9 +274,3 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 return gone
 """
 )
-
-#: KEYS mutex      ARGV token      Celery's compare-and-delete.
-UNLOCK: Final = Script("""
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-""")
