@@ -37,6 +37,7 @@ class DataChannel:
         self.tap = link.tap
         self.closed = False
         self.on_closed: list[Callable[[], None]] = []
+        self.on_cancelled: list[Callable[[], None]] = []  # the broker ended a consumer
         self._channel = channel
         self._deliver = deliver
         self._raw: aiormq.abc.AbstractChannel
@@ -45,6 +46,7 @@ class DataChannel:
         """Attach to the opened channel."""
         self._raw = await self._channel.get_underlay_channel()
         self._channel.close_callbacks.add(self._on_close)
+        self._raw.on_consumer_cancel_callbacks.add(self._on_cancel)
         self.tap.on_closed.append(self._lost)
         if self.tap.closed or self._channel.is_closed:
             self._lost()
@@ -82,6 +84,11 @@ class DataChannel:
 
     def _on_close(self, _channel: Any, _error: BaseException | None = None) -> None:
         self._lost()
+
+    def _on_cancel(self, _frame: Any) -> None:
+        # A consumed queue was deleted, or its node is gone: this channel will not do any more.
+        for call in self.on_cancelled:
+            call()
 
     def _lost(self) -> None:
         if not self.closed:

@@ -307,6 +307,7 @@ class AmqpConsumer:
         channel = session.channel = await open_data_channel(self._link, confirms=False, deliver=deliver)
         lost = asyncio.Event()
         channel.on_closed.append(lost.set)
+        channel.on_cancelled.append(lost.set)
         self._session, self._lost = session, lost
         for consumer_tag, queue in self._tags.items():
             await channel.consume(queue, consumer_tag, self._prefetch)
@@ -317,8 +318,13 @@ class AmqpConsumer:
         wait = _FIRST_WAIT
         while True:
             await self._lost.wait()
+            old = self._session.channel
             self._forget_held()
+            for queue in self._tags.values():
+                self._topology.forget(queue)
             try:
+                if old is not None and not old.closed:
+                    await old.close()
                 await self._attach()
                 wait = _FIRST_WAIT
             except OperationalError as error:

@@ -55,7 +55,7 @@ class Link:
         self._connection: aio_pika.Connection | None = None
         self.tap = Tap(0)
         self._gone = asyncio.Event()
-        self._last_error = ""
+        self._last_error = "no answer"
 
     @property
     def closing(self) -> bool:
@@ -181,7 +181,7 @@ class Link:
         self._up.set()
 
     def _on_gone(self, _connection: Any, error: BaseException | None = None) -> None:
-        self._last_error = str(error) if error else "connection closed"
+        self._last_error = str(error) or "closed"
         self._gone.set()
 
     async def _keep(self) -> None:

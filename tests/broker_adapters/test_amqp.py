@@ -1,0 +1,373 @@
+"""What only RabbitMQ asks of its adapter; what every broker must do is in tests/contract."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import count
+from time import time
+from typing import Any
+
+import aio_pika
+import pytest
+
+from taskq.broker import BrokerConfig, Queue
+from taskq.broker_adapters.amqp import AmqpBroker
+from taskq.broker_adapters.amqp_consumer import AmqpConsumer
+from taskq.broker_adapters.amqp_delay import LEVELS, delayed_key, levels, plain_key
+from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, Unroutable
+from taskq.message import Delivery, Message
+from tests.polling import eventually
+from tests.rabbit import CONTROL, close_connections, rabbit_vhost
+
+pytestmark = pytest.mark.rabbitmq
+needs_control = pytest.mark.skipif(CONTROL is None, reason="no rabbitmqctl here")
+
+Open = Callable[..., Awaitable[AmqpBroker]]
+
+
+@pytest.fixture(scope="module")
+def vhost(amqp_url: str) -> Iterator[str]:
+    with rabbit_vhost(amqp_url) as url:
+        yield url
+
+
+@pytest.fixture(params=[True, False], ids=["codec", "driver"])
+async def open_broker(vhost: str, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+    namespace = uuid.uuid4().hex[:8]
+    async with AsyncExitStack() as stack:
+
+        async def open_one(**fields: Any) -> AmqpBroker:
+            options = {"codec": request.param, "namespace": namespace} | fields.pop("options", {})
+            broker = AmqpBroker(BrokerConfig(vhost, options=options, **fields))
+            await broker.open()
+            stack.push_async_callback(broker.close)
+            return broker
+
+        yield open_one
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"amqp-{uuid.uuid4().hex[:8]}"
+
+
+def message(queue: str, n: int = 0, **fields: Any) -> Message:
+    return Message(
+        {"task": "t", "id": f"id-{n}"}, b"[[], {}, {}]", correlation_id=f"id-{n}", routing_key=queue, **fields
+    )
+
+
+async def take(consumer: AmqpConsumer, wanted: int) -> list[Delivery]:
+    taken: list[Delivery] = []
+    async with asyncio.timeout(20):
+        while len(taken) < wanted:
+            taken += await consumer.receive(wanted - len(taken))
+    return taken
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.message.headers["id"] for delivery in deliveries]
+
+
+# == publishing
+
+
+async def test_what_no_queue_takes_is_an_error_and_the_others_are_safe(open_broker: Open, queue: str) -> None:
+    broker = await open_broker(queue=lambda name: Queue(name, auto_delete=name.startswith("gone")))
+    with pytest.raises(PublishErrors) as caught:
+        await broker.publish([message(queue, 0), message("gone"), message(queue, 1), message("gone too")])
+    assert set(caught.value.failures) == {1, 3}
+    assert {type(error) for error in caught.value.failures.values()} == {Unroutable}
+    assert await broker.size(queue) == 2
+    with pytest.raises(Unroutable, match="'gone'"):
+        await broker.publish([message("gone")])
+
+
+async def test_an_unknown_exchange_is_an_error_and_the_channel_goes_on(open_broker: Open, queue: str) -> None:
+    broker = await open_broker()
+    with pytest.raises(PublishErrors) as caught:
+        await broker.publish([message(queue), message(queue, exchange="no such exchange")])
+    assert set(caught.value.failures) == {1}
+    await broker.publish([message(queue)])
+    assert await broker.size(queue) == 2
+
+
+async def test_a_queue_that_was_deleted_is_declared_again(open_broker: Open, vhost: str, queue: str) -> None:
+    broker = await open_broker()
+    await broker.publish([message(queue)])
+    async with await aio_pika.connect(vhost) as connection:
+        await (await connection.channel()).queue_delete(queue)
+    await broker.publish([message(queue, 1), message(queue, 2)])
+    assert await broker.size(queue) == 2
+
+
+async def test_a_full_queue_refuses(open_broker: Open, queue: str) -> None:
+    limits = {"x-max-length": 2, "x-overflow": "reject-publish"}
+    broker = await open_broker(queue=lambda name: Queue(name, arguments=limits))
+    await broker.publish([message(queue, 0), message(queue, 1)])
+    with pytest.raises(BrokerFull, match="full"):
+        await broker.publish([message(queue, 2)])
+
+
+async def test_what_amqp_cannot_carry_fails_alone(open_broker: Open, queue: str) -> None:
+    broker = await open_broker()
+    odd = Message({"id": 2**70}, b"", routing_key=queue)
+    with pytest.raises(PublishErrors) as caught:
+        await broker.publish([message(queue, 0), odd, message(queue, 1)])
+    assert set(caught.value.failures) == {1}
+    assert await broker.size(queue) == 2
+
+
+async def test_hundreds_share_the_channel(open_broker: Open, queue: str) -> None:
+    broker = await open_broker()
+    await asyncio.gather(*(broker.publish([message(queue, n)]) for n in range(500)))
+    await broker.publish([message(queue, n) for n in range(1500)])
+    assert await broker.size(queue) == 2000
+
+
+async def test_topic_and_fanout_queues_are_declared_by_who_publishes(open_broker: Open, queue: str) -> None:
+    exchange = f"x-{queue}"
+    known = [
+        Queue(f"{queue}.eu", exchange, "topic", "*.eu"),
+        Queue(f"{queue}.all", exchange, "topic", "#"),
+    ]
+    broker = await open_broker(queues=lambda: known, queue=lambda name: {q.name: q for q in known}[name])
+    await broker.publish([message("paris.eu", exchange=exchange), message("tokyo.asia", exchange=exchange)])
+    assert (await broker.size(f"{queue}.eu"), await broker.size(f"{queue}.all")) == (1, 2)
+
+
+# == declarations
+
+
+async def test_declared_as_celery_declares(open_broker: Open, vhost: str, queue: str) -> None:
+    """celery-protocol.md 3.2: neither side meets PRECONDITION_FAILED."""
+    async with await aio_pika.connect(vhost) as connection:
+        channel = await connection.channel()
+        exchange = await channel.declare_exchange(queue, "direct", durable=True)
+        theirs = await channel.declare_queue(queue, durable=True, arguments={"x-max-priority": 10})
+        await theirs.bind(exchange, queue)
+        broker = await open_broker(queue=lambda name: Queue(name, arguments={"x-max-priority": 10}))
+        await broker.publish([message(queue)])
+        assert (
+            await channel.declare_queue(queue, durable=True, arguments={"x-max-priority": 10})
+        ).declaration_result.message_count == 1
+
+
+async def test_a_queue_declared_otherwise_is_used_as_it_is(
+    open_broker: Open, vhost: str, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await aio_pika.connect(vhost) as connection:
+        await (await connection.channel()).declare_queue(queue, durable=True, arguments={"x-max-length": 5})
+    broker = await open_broker()
+    consumer = await broker.consume([queue], prefetch=5)
+    await broker.publish([message(queue)])
+    assert ids(await take(consumer, 1)) == ["id-0"]
+    assert "used as it is" in caplog.text
+
+
+async def test_quorum_queues(open_broker: Open, queue: str) -> None:
+    broker = await open_broker(queue=lambda name: Queue(name, arguments={"x-queue-type": "quorum"}))
+    await broker.publish([message(queue, n) for n in range(3)])
+    consumer = await broker.consume([queue], prefetch=10)
+    held = await take(consumer, 3)
+    await consumer.settle(ack=held[:1], requeue=held[1:])
+    again = await take(consumer, 2)
+    assert {(delivery.redelivered, delivery.deaths) for delivery in again} == {(True, 0)}
+    await consumer.settle(ack=again)
+    assert await broker.size(queue) == 0
+
+
+# == delays
+
+
+def test_the_delayed_topology_is_celerys() -> None:
+    """celery-protocol.md 3.6."""
+    made = list(levels("quorum"))
+    assert [level.name for level in made] == [f"celery_delayed_{n}" for n in range(LEVELS)]
+    assert made[0].passes_to == "celery_delayed_delivery"
+    assert made[0].waits == "*." * 27 + "1.#"
+    assert (made[27].waits, made[27].skips, made[27].passes_to) == ("1.#", "0.#", "celery_delayed_26")
+    assert made[27].arguments == {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-message-ttl": 134217728000,
+        "x-dead-letter-exchange": "celery_delayed_26",
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    assert "x-dead-letter-strategy" not in next(levels("classic")).arguments
+
+
+def test_delayed_keys() -> None:
+    assert delayed_key(5.9, "gq") == "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.1.gq"
+    assert delayed_key(10.0**12, "q") == "1." * 28 + "q"
+    assert plain_key(delayed_key(77, "a.b")) == "a.b"
+    for key in ("celery", "1." * 27 + "x", "0" * 60, "", "1." * 28):
+        assert plain_key(key) == key
+
+
+async def test_far_messages_wait_in_the_broker(open_broker: Open, queue: str) -> None:
+    """Also for a queue whose name ends like another's: only the one that was meant gets it."""
+    broker = await open_broker()
+    consumer = await broker.consume([queue, f"x.{queue}"], prefetch=10)
+    due = time() + 3.3
+    await broker.publish([message(f"x.{queue}", 1, due=due), message(queue, 2)])
+    assert ids(await take(consumer, 1)) == ["id-2"]
+    assert await broker.size(f"x.{queue}") == 0
+    (delivery,) = await take(consumer, 1)
+    assert due <= time() < due + 1.5
+    assert (delivery.message.exchange, delivery.message.routing_key) == ("", f"x.{queue}")
+    assert not [name for name in delivery.message.headers if name.startswith("x-")]
+
+
+async def test_messages_celery_delayed_arrive_plain(open_broker: Open, vhost: str, queue: str) -> None:
+    """A Celery client sends to the topology for topic queues; what arrives can be published again."""
+    declared = Queue(queue, queue, "topic", queue, {"x-queue-type": "quorum"})
+    broker = await open_broker(queue=lambda _: declared, queues=lambda: [declared])
+    await broker.publish([message(queue, 1, exchange=queue, due=time() + 3)])
+    consumer = await broker.consume([queue], prefetch=10)
+    (delivery,) = await take(consumer, 1)
+    assert (delivery.message.exchange, delivery.message.routing_key) == (queue, queue)
+    async with await aio_pika.connect(vhost) as connection:
+        exchange = await (await connection.channel()).get_exchange("celery_delayed_27")
+        theirs = aio_pika.Message(b"[[], {}, {}]", headers={"task": "t", "id": "theirs"}, delivery_mode=2)
+        await exchange.publish(theirs, delayed_key(1, queue))
+    (delivery,) = await take(consumer, 1)
+    assert ids([delivery]) == ["theirs"]
+    assert (delivery.message.exchange, delivery.message.routing_key) == (queue, queue)
+    assert set(delivery.message.headers) == {"task", "id"}
+    await consumer.settle(ack=[delivery])
+
+
+# == connections
+
+
+@needs_control
+async def test_reconnects_and_goes_on(open_broker: Open, vhost: str, queue: str) -> None:
+    broker = await open_broker(name="reconnects")
+    consumer = await broker.consume([queue], prefetch=10)
+    await broker.publish([message(queue, n) for n in range(3)])
+    held = await take(consumer, 3)
+    waiting = asyncio.ensure_future(take(consumer, 3))
+    assert await close_connections(vhost, "reconnects") == 2
+    again = await waiting
+    assert sorted(ids(again)) == ids(held)
+    assert {delivery.deaths for delivery in again} == {0}  # it lost its connection, and lives
+    assert set(map(id, await consumer.renew([*held, *again]))) == set(map(id, held))
+    await consumer.settle(ack=held)
+    await consumer.settle(requeue=held, reject=[(held[0], "late")])
+    await consumer.park([(held[0], time())])
+    await consumer.settle(ack=again)
+    await broker.publish([message(queue, 9)])
+    assert ids(await take(consumer, 1)) == ["id-9"]
+    assert list(await broker.dead()) == []
+    assert await broker.size(queue) == 0
+
+
+@needs_control
+async def test_nothing_confirmed_is_lost_while_connections_break(
+    open_broker: Open, vhost: str, queue: str
+) -> None:
+    broker, reader = await open_broker(name="breaks"), await open_broker(name="reads")
+    confirmed: set[str] = set()
+    seen: set[str] = set()
+    done = asyncio.Event()
+
+    async def send() -> None:
+        for n in count():
+            batch = [message(queue, 10 * n + k) for k in range(10)]
+            try:
+                await broker.publish(batch)
+            except OperationalError:
+                continue
+            confirmed.update(m.headers["id"] for m in batch)
+            if done.is_set():
+                return
+
+    async def receive() -> None:
+        consumer = await reader.consume([queue], prefetch=50)
+        while batch := await consumer.receive(50):
+            seen.update(ids(batch))
+            await consumer.settle(ack=batch)
+
+    receiving, sending = asyncio.ensure_future(receive()), asyncio.ensure_future(send())
+    for _ in range(2):
+        before = len(confirmed)
+        await eventually(lambda before=before: len(confirmed) > before + 50)  # type: ignore[misc]
+        assert await close_connections(vhost) > 0
+    before = len(confirmed)
+    await eventually(lambda: len(confirmed) > before + 50)
+    done.set()
+    await sending
+    await eventually(lambda: confirmed <= seen)
+    await reader.close()
+    await receiving
+
+
+async def test_a_deleted_queue_is_declared_and_consumed_again(
+    open_broker: Open, vhost: str, queue: str
+) -> None:
+    broker = await open_broker()
+    consumer = await broker.consume([queue], prefetch=5)
+    async with await aio_pika.connect(vhost) as connection:
+        await (await connection.channel()).queue_delete(queue)
+    await broker.publish([message(queue, 1)])
+    assert ids(await take(consumer, 1)) == ["id-1"]
+
+
+async def test_the_next_url_is_tried(vhost: str) -> None:
+    broker = AmqpBroker(BrokerConfig(f"amqp://127.0.0.1:1//;{vhost}", timeout=2))
+    await broker.open()
+    await broker.close()
+
+
+async def test_a_refused_login_says_so(vhost: str) -> None:
+    url = vhost.replace("guest:guest", "guest:s3cret")
+    broker = AmqpBroker(BrokerConfig(url, timeout=5))
+    with pytest.raises(ConnectionLost, match="password") as caught:
+        await broker.open()
+    assert "s3cret" not in str(caught.value)
+
+
+# == deaths
+
+
+@needs_control
+async def test_deaths_are_counted_for_the_one_that_kills(open_broker: Open, vhost: str, queue: str) -> None:
+    """Five messages are in the hands of each worker that dies; only the first one kills."""
+    sender = await open_broker()
+    await sender.publish([message(queue, n) for n in range(5)])
+    deaths = []
+    for round_ in range(3):
+        victim = await open_broker(name=f"victim-{round_}")
+        consumer = await victim.consume([queue], prefetch=10)
+        held = await take(consumer, 5 if round_ < 2 else 1)
+        deaths.append(held[0].deaths)
+        assert ids(held)[0] == "id-0"
+        hushed = victim._consuming
+        hushed._closing = True
+        consumer._keeper.cancel()  # type: ignore[union-attr]
+        hushed._keeper.cancel()  # type: ignore[union-attr]
+        hushed.tap.abort()
+    assert deaths == [0, 1, 2]
+    consumer = await (await open_broker()).consume([queue], prefetch=10)
+    (poison,) = await take(consumer, 1)
+    assert (ids([poison]), poison.deaths) == (["id-0"], 3)
+    await consumer.settle(reject=[(poison, "killed 3 workers")])
+    for _ in range(4):
+        (innocent,) = await take(consumer, 1)
+        assert innocent.deaths <= 2
+        await consumer.settle(ack=[innocent])
+    (letter,) = await sender.dead()
+    assert letter.reason == "killed 3 workers"
+
+
+async def test_a_revocation_reaches_those_who_listen(open_broker: Open) -> None:
+    first, second = await open_broker(), await open_broker()
+    assert not await second.revoked(["a"])
+    await first.revoke(["a"], time() + 60)
+
+    async def told() -> bool:
+        return bool(await second.revoked(["a"]))
+
+    await eventually(told)
