@@ -9,7 +9,10 @@ from time import time
 from typing import Any
 
 import aio_pika
+import pamqp.frame
 import pytest
+from pamqp import commands
+from yarl import URL
 
 from taskq.broker import BrokerConfig, Queue
 from taskq.broker_adapters.amqp import AmqpBroker
@@ -39,7 +42,8 @@ async def open_broker(vhost: str, request: pytest.FixtureRequest) -> AsyncIterat
 
         async def open_one(**fields: Any) -> AmqpBroker:
             options = {"codec": request.param, "namespace": namespace} | fields.pop("options", {})
-            broker = AmqpBroker(BrokerConfig(vhost, options=options, **fields))
+            url = fields.pop("url", vhost)
+            broker = AmqpBroker(BrokerConfig(url, options=options, **fields))
             await broker.open()
             stack.push_async_callback(broker.close)
             return broker
@@ -264,6 +268,13 @@ async def test_reconnects_and_goes_on(open_broker: Open, vhost: str, queue: str)
     assert await broker.size(queue) == 0
 
 
+async def drain(broker: AmqpBroker, queue: str, seen: set[str]) -> None:
+    consumer = await broker.consume([queue], prefetch=50)
+    while batch := await consumer.receive(50):
+        seen.update(ids(batch))
+        await consumer.settle(ack=batch)
+
+
 @needs_control
 async def test_nothing_confirmed_is_lost_while_connections_break(
     open_broker: Open, vhost: str, queue: str
@@ -284,19 +295,16 @@ async def test_nothing_confirmed_is_lost_while_connections_break(
             if done.is_set():
                 return
 
-    async def receive() -> None:
-        consumer = await reader.consume([queue], prefetch=50)
-        while batch := await consumer.receive(50):
-            seen.update(ids(batch))
-            await consumer.settle(ack=batch)
+    receiving, sending = asyncio.ensure_future(drain(reader, queue, seen)), asyncio.ensure_future(send())
 
-    receiving, sending = asyncio.ensure_future(receive()), asyncio.ensure_future(send())
-    for _ in range(2):
+    async def some_more() -> None:
         before = len(confirmed)
-        await eventually(lambda before=before: len(confirmed) > before + 50)  # type: ignore[misc]
+        await eventually(lambda: len(confirmed) > before + 50)
+
+    for _ in range(2):
+        await some_more()
         assert await close_connections(vhost) > 0
-    before = len(confirmed)
-    await eventually(lambda: len(confirmed) > before + 50)
+    await some_more()
     done.set()
     await sending
     await eventually(lambda: confirmed <= seen)
@@ -332,6 +340,14 @@ async def test_a_refused_login_says_so(vhost: str) -> None:
 # == deaths
 
 
+def perish(broker: AmqpBroker, consumer: AmqpConsumer) -> None:
+    """Leave as a killed process does: sockets end, nobody does anything any more."""
+    for keeper in (consumer._keeper, broker._consuming._keeper):
+        assert keeper is not None
+        keeper.cancel()
+    broker._consuming.tap.abort()
+
+
 @needs_control
 async def test_deaths_are_counted_for_the_one_that_kills(open_broker: Open, vhost: str, queue: str) -> None:
     """Five messages are in the hands of each worker that dies; only the first one kills."""
@@ -344,11 +360,7 @@ async def test_deaths_are_counted_for_the_one_that_kills(open_broker: Open, vhos
         held = await take(consumer, 5 if round_ < 2 else 1)
         deaths.append(held[0].deaths)
         assert ids(held)[0] == "id-0"
-        hushed = victim._consuming
-        hushed._closing = True
-        consumer._keeper.cancel()  # type: ignore[union-attr]
-        hushed._keeper.cancel()  # type: ignore[union-attr]
-        hushed.tap.abort()
+        perish(victim, consumer)
     assert deaths == [0, 1, 2]
     consumer = await (await open_broker()).consume([queue], prefetch=10)
     (poison,) = await take(consumer, 1)
@@ -371,3 +383,79 @@ async def test_a_revocation_reaches_those_who_listen(open_broker: Open) -> None:
         return bool(await second.revoked(["a"]))
 
     await eventually(told)
+
+
+# == a server that is full, or silent
+
+
+async def test_a_blocked_server_is_full_within_the_timeout(open_broker: Open, queue: str) -> None:
+    """connection.blocked and .unblocked as RabbitMQ sends them when it runs out of memory or disk."""
+    broker = await open_broker(timeout=0.3)
+    await broker.publish([message(queue)])
+    tap = broker._publishing.tap
+    tap.feed(pamqp.frame.marshal(commands.Connection.Blocked("low on memory"), 0))
+    with pytest.raises(BrokerFull, match="low on memory") as caught:
+        await broker.publish([message(queue)])
+    assert not caught.value.maybe_accepted
+    waiting = asyncio.ensure_future(broker.publish([message(queue)]))
+    await asyncio.sleep(0)
+    tap.feed(pamqp.frame.marshal(commands.Connection.Unblocked(), 0))
+    await waiting
+    assert await broker.size(queue) == 2
+
+
+class Proxy:
+    """Stands between a broker and its client; `silent` swallows everything and closes nothing."""
+
+    def __init__(self, url: str) -> None:
+        self._target = URL(url)
+        self.silent = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return str(self._target.with_host("127.0.0.1").with_port(port))
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target.host, self._target.port)
+        pumps = [self._pump(reader, back), self._pump(there, writer)]
+        self._tasks.update(asyncio.ensure_future(pump) for pump in pumps)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                if not self.silent:
+                    sink.write(data)
+        finally:
+            sink.close()
+
+
+async def test_a_silent_server_is_noticed_and_left(open_broker: Open, vhost: str, queue: str) -> None:
+    proxy = Proxy(vhost)
+    broker = await open_broker(url=await proxy.start(), heartbeat=2.0, timeout=1.0)
+    consumer = await broker.consume([queue], prefetch=5)
+    await broker.publish([message(queue, 1)])
+    (held,) = await take(consumer, 1)
+    proxy.silent = True
+    with pytest.raises(OperationalError) as caught:
+        await broker.publish([message(queue, 2)])
+    assert caught.value.maybe_accepted
+
+    async def lost() -> bool:
+        return list(await consumer.renew([held])) == [held]
+
+    await eventually(lost, within=2 * 2.0 + 1)
+    with pytest.raises(ConnectionLost):
+        await broker.publish([message(queue, 3)])
+    proxy.silent = False
+    await eventually(lambda: broker._publishing.tap.writer is not None and not broker._publishing.tap.closed)
+    again = await take(consumer, 1)
+    assert "id-1" in ids(again)
+    await proxy.stop()
