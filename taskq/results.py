@@ -175,8 +175,9 @@ class AsyncResult(Generic[R]):
             StoreError: the result store could not be reached.
         """
         if not self.ignored and (self.state not in states.READY or on_message is not None):
+            limit = asyncio.timeout(timeout)
             try:
-                async with asyncio.timeout(timeout) as limit:
+                async with limit:
                     await self._follow(on_message, interval)
             except TimeoutError:
                 if not limit.expired():  # it came out of on_message
