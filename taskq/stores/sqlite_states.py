@@ -114,17 +114,20 @@ def present(db: sqlite3.Connection, task_id: str) -> tuple[int, Change | None]:
 
 def changes(db: sqlite3.Connection, after: int, watched: Container[str]) -> tuple[int, list[Change]]:
     """What was added for the watched tasks, and how far it was read."""
-    rows = db.execute(
-        "SELECT seq, task_id FROM states WHERE seq > ? ORDER BY seq LIMIT ?", (after, MOST_CHANGES)
-    ).fetchall()
-    if not rows:
-        return after, []
-    wanted = json.dumps([seq for seq, task_id in rows if task_id in watched])
+    # One row for all: the interpreter is let go for each, and a busy event loop gives it back late.
+    end, added = db.execute(
+        "SELECT max(seq), json_group_array(json_array(seq, task_id)) FROM"
+        " (SELECT seq, task_id FROM states WHERE seq > ? ORDER BY seq LIMIT ?)",
+        (after, MOST_CHANGES),
+    ).fetchone()
+    wanted = [seq for seq, task_id in json.loads(added) if task_id in watched]
+    if not wanted:
+        return end or after, []
     found = db.execute(
         "SELECT seq, task_id, raw FROM states WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
-        (wanted,),
-    )
-    return rows[-1][0], list(map(Change._make, found))
+        (json.dumps(wanted),),
+    ).fetchall()
+    return end, list(map(Change._make, found))
 
 
 def forget(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
