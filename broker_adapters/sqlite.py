@@ -98,8 +98,7 @@ class SqliteConsumer:
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         if self._held:
-            until = now() + self._lease
-            self._renumber(await self._file.run(queues_sql.keep_lease, self._number, until))
+            self._renumber(await self._file.run(queues_sql.keep_lease, self._number, self._lease))
         return [delivery for delivery in held if delivery.tag[0] != self._number]
 
     async def close(self) -> None:

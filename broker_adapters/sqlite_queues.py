@@ -110,7 +110,7 @@ def claim(
     taken: list[tuple[str, Row]] = []
     if not queues:
         return consumer, taken
-    consumer = keep_lease(db, consumer, time + lease)
+    consumer = keep_lease(db, consumer, lease)
     share = -(-limit // len(queues))
     for most in (share, limit):  # what one queue does not use of its share goes to the others
         for queue in queues:
@@ -149,11 +149,12 @@ def any_ready(db: sqlite3.Connection, queue: str) -> bool:
     return db.execute("SELECT 1 FROM ready WHERE queue = ? LIMIT 1", (queue,)).fetchone() is not None
 
 
-def keep_lease(db: sqlite3.Connection, consumer: int, until: float) -> int:
-    """Renew the lease. Returns the consumer's number: a new one, under which nothing is held, if it was lost.
+def keep_lease(db: sqlite3.Connection, consumer: int, lease: float) -> int:
+    """Renew the lease from now on. Returns the consumer's number: a new one, under which nothing is held, if it was lost.
 
     With the new number nothing that was begun under the old one can touch what others hold by now.
     """
+    until = now() + lease
     if db.execute("UPDATE consumers SET leased_until = ? WHERE id = ?", (until, consumer)).rowcount:
         return consumer
     consumer = secrets.randbits(62)
