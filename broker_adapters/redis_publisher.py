@@ -34,6 +34,7 @@ PIECE: Final = 4 << 20
 RECONNECT_PAUSE: Final = 0.1
 
 Failures = dict[int, OperationalError]
+Lists = defaultdict[str, list[tuple[int, bytes]]]
 #: Position in the batch and envelope, by list.
 Pushes = Mapping[str, Sequence[tuple[int, bytes]]]
 
@@ -70,22 +71,19 @@ class RedisPublisher:
                     self._doubts[number] = number <= marker
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        session = await self._link.session()
+        pushes: Lists = defaultdict(list)
         failures: Failures = {}
-        pushes: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        # Doubts about an earlier try are settled by connecting.
+        session = await self._link.session()
         for at, message in enumerate(messages):
             if self._doubtful and self._was_taken(message):
                 continue
-            envelope = dumps(
-                message,
-                delivery_tag=f"{self._tag}{next(self._tags)}",
-                body_encoding=self._layout.body_encoding,
-            )
+            tag = f"{self._tag}{next(self._tags)}"
+            envelope = dumps(message, delivery_tag=tag, body_encoding=self._layout.body_encoding)
             if message.exchange or (key := self._direct(message)) is None:
                 await self._route(session, at, message, envelope, pushes, failures)
             else:
                 pushes[key].append((at, envelope))
-        await self.declare(session, {message.routing_key for message in messages if not message.exchange})
         for piece in _pieces(pushes):
             await self._push(piece, failures, messages)
         if failures:
@@ -112,7 +110,7 @@ class RedisPublisher:
         at: int,
         message: Message,
         envelope: bytes,
-        pushes: Mapping[str, list[tuple[int, bytes]]],
+        pushes: Lists,
         failures: Failures,
     ) -> None:
         """Through an exchange: to every queue that is bound (celery-protocol.md 2.4)."""
@@ -145,54 +143,56 @@ class RedisPublisher:
         return None
 
     async def declare(self, session: Session, queues: Iterable[str]) -> None:
-        """Write the bindings of queues not seen on this connection: other programs route by them."""
-        new = [name for name in queues if name not in self._declared]
-        if not new:
-            return
+        """Write the bindings of queues: other programs route by them."""
+        commands = binding_commands(self._layout, map(self._queue, queues))
+        for future in session.send(*commands) if commands else ():
+            session.checked(await future)
+
+    def _undeclared(self, messages: Iterable[Message]) -> set[str]:
+        """Queues that are sent to for the first time on this connection."""
+        new = {message.routing_key for message in messages if not message.exchange} - self._declared
         if len(self._declared) > MOST_NAMES:
             self._declared.clear()
-        for reply in [
-            await future for future in session.send(*binding_commands(self._layout, map(self._queue, new)))
-        ]:
-            session.checked(reply)
-        self._declared.update(new)
+        self._declared |= new
+        return new
 
     # -- sending
 
     async def _push(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
-        names = [_name(messages[at]) for items in pushes.values() for at, _ in items]
+        chosen = [messages[at] for items in pushes.values() for at, _ in items]
         args: list[Any] = [len(items) for items in pushes.values()]
         for items in pushes.values():
             args += [envelope for _, envelope in items]
-        replies = await self._until_known([self._marker, *pushes], args, names)
+        replies = await self._until_known([self._marker, *pushes], args, chosen)
         for items, refused in zip(pushes.values(), replies, strict=True):
             if refused:
                 error = refusal(refused.decode(), self._shown)
                 failures.update((at, error) for at, _ in items)
 
     async def _until_known(
-        self, keys: Sequence[str], args: Sequence[Any], names: Sequence[str]
+        self, keys: Sequence[str], args: Sequence[Any], messages: Sequence[Message]
     ) -> Sequence[bytes]:
         """Send until it is known what became of it; returns why each list refused, b"" for those that did not."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         session = await self._link.session()
         while True:
             self._number = number = self._number + 1
-            [future] = session.send(PUBLISH.command(keys, (number, KEEP_MARKER, *args)))
+            bindings = binding_commands(self._layout, map(self._queue, self._undeclared(messages)))
+            future, *_ = session.send(PUBLISH.command(keys, (number, KEEP_MARKER, *args)), *bindings)
             try:
                 reply = await asyncio.shield(future)
             except asyncio.CancelledError:
-                self._remember(number, names, future)
+                self._remember(number, messages, future)
                 raise
             if is_unknown_script(reply):
                 await session.call("SCRIPT", "LOAD", PUBLISH.text)
             elif not isinstance(reply, ConnectionLost):
                 return self._answer(session, reply)
             else:
-                self._remember(number, names, None)
+                self._remember(number, messages, None)
                 session = await self._reconnect(reply, deadline)
-                for name in names:
-                    self._doubtful.pop(name, None)
+                for message in messages:
+                    self._doubtful.pop(_name(message), None)
                 if self._doubts.pop(number):
                     return [b""] * (len(keys) - 1)
 
@@ -215,11 +215,12 @@ class RedisPublisher:
                     raise ConnectionLost(f"{lost}; {error}", maybe_accepted=True) from error
             await asyncio.sleep(RECONNECT_PAUSE)
 
-    def _remember(self, number: int, names: Iterable[str], future: asyncio.Future[Reply] | None) -> None:
+    def _remember(
+        self, number: int, messages: Iterable[Message], future: asyncio.Future[Reply] | None
+    ) -> None:
         """These messages may have been taken with this batch: the marker, or a late answer, will tell."""
         self._doubts[number] = None
-        for name in names:
-            self._doubtful[name] = number
+        self._doubtful.update((_name(message), number) for message in messages)
         while len(self._doubtful) > MOST_DOUBTS:
             del self._doubtful[next(iter(self._doubtful))]
         if len(self._doubts) > MOST_DOUBTS:

@@ -23,18 +23,26 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A `redis-server` process on a free port. Nothing is saved unless `aof` asks for it, in `folder`."""
+    """A `redis-server` process on a free port, a Sentinel if there is a `config` for it.
 
-    def __init__(self, folder: Path, options: Sequence[str] = (), *, aof: bool = False) -> None:
+    Nothing is saved unless `aof` asks for it, in `folder`.
+    """
+
+    def __init__(
+        self, folder: Path, options: Sequence[str] = (), *, aof: bool = False, config: Path | None = None
+    ) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         persistence = ["--appendonly", "yes", "--appendfsync", "always"] if aof else ["--appendonly", "no"]
         self._options = ["--save", "", *persistence, *options]
+        if config is not None:
+            self._options = ["--sentinel"]
+        self._command = ["redis-server", *([str(config)] if config is not None else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--dir", str(self._folder), *self._options]
+        command = [*self._command, "--port", str(self.port), "--dir", str(self._folder), *self._options]
         self._process = subprocess.Popen([*command, "--loglevel", "warning"], stdout=subprocess.DEVNULL)
         eventually_sync(self._answers)
 
@@ -62,13 +70,15 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str, aof: bool = False) -> Iterator[RedisServer]:
+def redis_server(
+    folder: Path, *options: str, aof: bool = False, config: Path | None = None
+) -> Iterator[RedisServer]:
     """A running server; skips at home and fails in CI where the program is missing."""
     if shutil.which("redis-server") is None:
         if os.environ.get("CI"):
             pytest.fail("redis-server is not installed", pytrace=False)
         pytest.skip("redis-server is not installed")
-    server = RedisServer(folder, options, aof=aof)
+    server = RedisServer(folder, options, aof=aof, config=config)
     server.start()
     try:
         yield server

@@ -1,0 +1,66 @@
+"""A TCP proxy that fails in the ways networks do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Proxy:
+    """Forwards to a port. `swallow` cuts the connection of the next answer, once, and the answer is lost; `refuse`
+    lets nobody in.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.swallow = False
+        self.refuse = False
+        self.connections = 0
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """End all connections now."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        both = {writer, server_writer}
+        self._writers |= both
+        requests = asyncio.create_task(self._forward(reader, server_writer))
+        answers = asyncio.create_task(self._forward(server_reader, writer, answers=True))
+        await asyncio.wait([requests, answers], return_when=asyncio.FIRST_COMPLETED)
+        requests.cancel()
+        answers.cancel()
+        await asyncio.wait([requests, answers])
+        for one in both:
+            one.transport.abort()
+        self._writers -= both
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if answers and self.swallow:
+                    self.swallow = False
+                    return
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def proxy(target: int) -> AsyncIterator[Proxy]:
+    running = Proxy(target)
+    server = await asyncio.start_server(running.accept, "127.0.0.1", 0)
+    running.port = server.sockets[0].getsockname()[1]
+    try:
+        yield running
+    finally:
+        server.close()
+        running.cut()
+        await server.wait_closed()
