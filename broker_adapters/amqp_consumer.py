@@ -141,6 +141,9 @@ class AmqpConsumer:
         session.requeue(returned)
         await self._settled(session)
 
+    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+        """Done already: whoever is handed a suspect has that written down (`_cleared`)."""
+
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         session = self._session
         kept = [(delivery, until) for delivery, until in deliveries if session.has(delivery)]
@@ -247,7 +250,7 @@ class AmqpConsumer:
         waiting = set(self._suspects)
         serious = any(delivery.deaths > 1 for delivery in held if delivery not in waiting)
         for delivery in self._suspects:
-            if self._deaths.of(delivery) >= 1:
+            if self._deaths.of(delivery) >= 2:
                 if serious:
                     continue
                 serious = True

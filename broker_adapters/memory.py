@@ -244,7 +244,7 @@ class Hub:
         for other in self._consumers:
             if other.held and other.leased_until <= time and other is not finder:
                 for entry in other.held:
-                    entry.deaths += 1
+                    entry.deaths = max(entry.deaths, 1)
                 self._give_back(other)
 
     def _wake(self, queues: set[str]) -> None:
@@ -310,6 +310,9 @@ class MemoryConsumer:
             if self._hub.remove(self, [delivery.tag]):
                 self._bury(delivery.tag[0], reason, delivery.message)
         self._news.set()
+
+    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+        delivery.tag[0].deaths += count
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         for delivery, due in deliveries:

@@ -312,6 +312,10 @@ class RedisConsumer:
             args += (tag, name, orjson.dumps({"queue": queue, "reason": reason.replace("\n", " ")}))
         return BURY, (*self._layout.custody, self._layout.own("dead"), self._layout.own("dead:index")), args
 
+    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+        deaths, task_id = self._layout.own("deaths"), _task_id(delivery.message)
+        await self._link.insist(lambda session: session.call("HINCRBY", deaths, task_id, count))
+
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         args: list[Any] = []
         for delivery, due in deliveries:

@@ -143,7 +143,7 @@ while i <= #ARGV do
     redis.call('ZREM', KEYS[2], tag)
     redis.call('ZREM', KEYS[3], tag)
     if id ~= '' then
-      redis.call('HINCRBY', KEYS[4], id, 1)
+      redis.call('HSETNX', KEYS[4], id, 1)
       redis.call('EXPIRE', KEYS[4], ARGV[3])
     end
     back = back + 1

@@ -89,6 +89,10 @@ class SqliteConsumer:
                 [(one.tag[1], reason) for one, reason in buried],
             )
 
+    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+        if delivery in self._held:
+            await self._file.run(queues_sql.blame, delivery.tag[1], count)
+
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         parked = [(one, due) for one, due in deliveries if one in self._held]
         if parked:

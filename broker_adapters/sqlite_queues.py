@@ -190,9 +190,13 @@ def give_back(db: sqlite3.Connection, consumer: int, deaths: int = 0) -> None:
     db.execute("DELETE FROM consumers WHERE id = ?", (consumer,))
 
 
+def blame(db: sqlite3.Connection, number: int, count: int) -> None:
+    db.execute("UPDATE messages SET deaths = deaths + ? WHERE id = ?", (count, number))
+
+
 def requeue(db: sqlite3.Connection, numbers: str, deaths: int = 0) -> None:
     db.execute(
-        "UPDATE messages SET redelivered = 1, deaths = deaths + ? WHERE id IN (SELECT value FROM json_each(?))",
+        "UPDATE messages SET redelivered = 1, deaths = max(deaths, ?) WHERE id IN (SELECT value FROM json_each(?))",
         (deaths, numbers),
     )
     db.execute(

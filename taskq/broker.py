@@ -103,6 +103,14 @@ class Consumer(Protocol):
         """
         ...
 
+    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+        """Before a message with `deaths` is run: should we die now, count it as one death more of this message.
+
+        What merely lay in the hands of workers that died stays at 1, however many they were. A `count` of -1
+        takes it back, for a run that was ended in good order.
+        """
+        ...
+
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """End custody until a time (Unix seconds): the broker keeps them and delivers them again then."""
         ...

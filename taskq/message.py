@@ -31,8 +31,8 @@ class Message:
 class Delivery:
     """A message in our custody: settle it exactly once.
 
-    `tag` means something only to the consumer that made it. `deaths` counts earlier holders of this message
-    whose lease ran out: a message that kills its workers is told by it. `serial` names the message the same at
+    `tag` means something only to the consumer that made it. `deaths` tells of earlier holders that died: 1 if any
+    did, more if they had blamed this message for it (`Consumer.blame`). `serial` names the message the same at
     each of its deliveries, "" where the broker has no such name. Compared and hashed by identity.
     """
 

@@ -96,8 +96,7 @@ class Worker:
         try:
             connection = self.app.shared_connection()
             broker, store = await connection.open_broker(), await connection.open_store()
-            prefetch = self.capacity + self.app.conf.worker_eta_task_limit
-            consumer = await broker.consume(self.queues, prefetch=prefetch)
+            consumer = await broker.consume(self.queues, prefetch=self.capacity + self.later(broker))
             self._parts = _Parts(self, broker, store, consumer)
             await self._work(self._parts)
         finally:
@@ -110,6 +109,11 @@ class Worker:
         return (
             self.concurrency * self.app.conf.worker_prefetch_multiplier or self.app.conf.worker_eta_task_limit
         )
+
+    def later(self, broker: Broker) -> int:
+        """How many may wait for their eta here: few where the broker delays by itself, and only late comers do."""
+        limit = self.app.conf.worker_eta_task_limit
+        return min(limit, self.capacity) if broker.features.delays else limit
 
     async def _work(self, parts: "_Parts") -> None:
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
@@ -177,7 +181,7 @@ class _Parts:
         )
         verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
         executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
-        self.runner = Runner(executor, self.completer.put, concurrency=worker.concurrency)
+        self.runner = Runner(executor, consumer, self.completer.put, concurrency=worker.concurrency)
         self.intake = Intake(
             broker,
             consumer,
@@ -188,7 +192,7 @@ class _Parts:
             put=self.completer.put,
             capacity=worker.capacity,
             horizon=conf.eta_horizon,
-            later=conf.worker_eta_task_limit,
+            later=worker.later(broker),
             now=now,
             log=log,
         )

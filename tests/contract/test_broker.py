@@ -485,6 +485,8 @@ async def test_deaths_are_counted_and_survive_requeue_and_park(
         victim = await (await connect(lease=LEASE)).consume([queue], prefetch=1)
         (delivery,) = await take(victim, 1, within=BACK + 1)
         assert delivery.deaths == expected
+        if delivery.deaths:
+            await victim.blame(delivery)
     holder = await (await connect(lease=30)).consume([queue], prefetch=1)
     (delivery,) = await take(holder, 1, within=BACK + 1)
     assert delivery.deaths == 3
@@ -498,6 +500,24 @@ async def test_deaths_are_counted_and_survive_requeue_and_park(
     holder = await (await connect(lease=30)).consume([queue], prefetch=1)
     (delivery,) = await take(holder, 1)
     assert delivery.deaths == 3
+    await holder.settle(ack=[delivery])
+
+
+async def test_what_is_not_blamed_stays_at_one_death(
+    leased: Broker, connect: ConnectBroker, queue: str
+) -> None:
+    await leased.publish([message(queue, 1)])
+    for expected in (0, 1, 1):
+        victim = await (await connect(lease=LEASE)).consume([queue], prefetch=1)
+        (delivery,) = await take(victim, 1, within=BACK + 1)
+        assert delivery.deaths == expected
+    holder = await (await connect(lease=30)).consume([queue], prefetch=1)
+    (delivery,) = await take(holder, 1, within=BACK + 1)
+    await holder.blame(delivery)
+    await holder.blame(delivery, -1)
+    await holder.settle(requeue=[delivery])
+    (delivery,) = await take(holder, 1)
+    assert delivery.deaths == 1
     await holder.settle(ack=[delivery])
 
 

@@ -87,6 +87,8 @@ async def test_a_poison_job_ends_in_the_dead_letters(folder: Path, site: Site) -
 
                 await eventually(decided, within=40)
                 deaths += process.process.poll() is not None
+                process.send(signal.SIGTERM)
+                process.wait()
             assert deaths <= 3
         with worker(folder, site):
             async with asyncio.timeout(60):
