@@ -1,19 +1,29 @@
-"""From the shared options to an app."""
+"""From the shared options to an app, and to its connections."""
 
+import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from taskq.app import TaskQ
 from taskq.cli.state import State
 from taskq.finder import FoundApp, NoAppNamed, find_app, put_first_on_path
 from taskq.layers import Source
+from taskq.loader import import_modules
+
+T = TypeVar("T")
 
 
 def named_app(state: State) -> FoundApp:
-    """The app that is named, or plainly meant. Raises ConfigError."""
+    """The app that is named, or plainly meant, with all its tasks.
+
+    Raises:
+        ConfigError: there is none, or one of its modules is not there.
+    """
     _change_folder(state)
     found = find_app(state.app)
-    _override(found.app, state)
+    _prepare(found.app, state)
     return found
 
 
@@ -28,8 +38,23 @@ def app_or_settings(state: State) -> TaskQ:
         app = find_app(state.app).app
     except NoAppNamed:
         app = TaskQ("taskq")
-    _override(app, state)
+    _prepare(app, state)
     return app
+
+
+def connected(app: TaskQ, work: Callable[[TaskQ], Awaitable[T]]) -> T:
+    """Run a coroutine function with the app, and close the connections it opened."""
+
+    async def run() -> T:
+        async with app:
+            return await work(app)
+
+    return asyncio.run(run())
+
+
+def own_tasks(app: TaskQ) -> list[str]:
+    """Names of the app's tasks, without those built in for canvases (`celery.chord`, ...)."""
+    return sorted(name for name in app.tasks if not name.startswith("celery."))
 
 
 def _change_folder(state: State) -> None:
@@ -37,7 +62,7 @@ def _change_folder(state: State) -> None:
         os.chdir(state.workdir)
 
 
-def _override(app: TaskQ, state: State) -> None:
+def _prepare(app: TaskQ, state: State) -> None:
     """The settings of the command line are the strongest; those of --config as strong as `config_from_object`."""
     if state.config is not None:
         put_first_on_path(Path.cwd())
@@ -48,3 +73,4 @@ def _override(app: TaskQ, state: State) -> None:
     ):
         if url is not None:
             app.conf.set_text(name, url, Source.COMMAND_LINE, f"option {option}")
+    import_modules([*app.conf.imports, *app.conf.include])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from taskq.cli.apps import own_tasks
 from taskq.finder import FoundApp
 from taskq.urls import mask
 from taskq.version import VERSION
@@ -79,7 +80,7 @@ def _facts(worker: Worker, found: FoundApp) -> dict[str, Any]:
         "threads": worker.threads,
         "lease": conf.lease_seconds,
         "grace": worker.grace,
-        "tasks": sorted(worker.app.tasks),
+        "tasks": own_tasks(worker.app),
     }
 
 

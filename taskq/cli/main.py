@@ -24,6 +24,12 @@ class Verb(NamedTuple):
 
 VERBS: Mapping[str, Verb] = {
     "worker": Verb("taskq.cli.worker:worker", "Run", "run tasks"),
+    "list": Verb("taskq.cli.listing:list_", "Look", "tasks of the app, queues and their sizes"),
+    "result": Verb("taskq.cli.result:result", "Look", "state and result of a task"),
+    "conf": Verb("taskq.cli.conf:conf", "Look", "settings in effect and where each was written"),
+    "call": Verb("taskq.cli.call:call", "Act", "send a task; --wait for its result"),
+    "purge": Verb("taskq.cli.purge:purge", "Act", "remove all waiting tasks of queues"),
+    "dead": Verb("taskq.cli.dead:dead", "Act", "tasks that could not be run: ls, show, retry, purge"),
 }
 
 EXIT_CODES = """0 done, or stopped as told; 1 the task failed; 2 wrong usage or no app;
@@ -86,8 +92,7 @@ def run(args: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(args), prog_name="taskq", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _report_usage(error)
     except click.exceptions.Abort:
         return 130
     except BrokenPipeError:  # `taskq list | head`: nobody reads on
@@ -98,18 +103,28 @@ def run(args: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _report_usage(error: click.ClickException) -> int:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help'.\n", err=True)
+    _complain("error:", error.format_message())
+    return error.exit_code
+
+
 def _report(error: BaseException) -> int:
     """Say what went wrong. A traceback is for errors of ours alone."""
     for kind, code in ERROR_CODES:
         if isinstance(error, kind):
             if str(error):
-                click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+                _complain("error:", str(error))
             return code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     traceback.print_exception(error)
-    click.echo(
-        f"{click.style('internal error:', fg='red')} this should not have happened in taskq {VERSION}",
-        err=True,
-    )
+    _complain("internal error:", f"this should not have happened in taskq {VERSION}")
     return INTERNAL_ERROR
+
+
+def _complain(word: str, text: str) -> None:
+    """Outside of click's context, where --no-color and the like are no longer known to it."""
+    colour = False if os.environ.get("NO_COLOR") else bool(os.environ.get("FORCE_COLOR")) or None
+    click.echo(f"{click.style(word, fg='red')} {text}", err=True, color=colour)

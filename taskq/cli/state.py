@@ -1,6 +1,7 @@
 """The options that every command has, before or after the verb."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,3 +114,16 @@ class Group(WithSharedOptions, click.Group):
         if args and args[0] not in known and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}.{near_match(args[0], known)}", ctx)
         return super().resolve_command(ctx, args)
+
+
+class Refusal(click.ClickException):
+    """The command is not run as it stands."""
+
+    exit_code = 2
+
+
+def confirm(question: str) -> None:
+    """Ask, and leave if the answer is no. Without a terminal there is nobody to ask: `--force` is needed."""
+    if not sys.stdin.isatty():
+        raise Refusal(f"{question} Nobody is there to ask: say --force")
+    click.confirm(question, abort=True, err=True)

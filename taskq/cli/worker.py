@@ -18,7 +18,6 @@ from taskq.cli.params import duration, names
 from taskq.cli.state import Command, get_state
 from taskq.finder import FoundApp
 from taskq.layers import Source
-from taskq.loader import import_modules
 from taskq.worker.logs import LogFormat, setup_logging, wants_colour
 from taskq.worker.process import WorkerProcess, begin_anew
 from taskq.worker.worker import Worker
@@ -78,7 +77,6 @@ def worker(
     state = get_state()
     found = named_app(state)
     _override(found.app, numbers)
-    import_modules([*found.app.conf.imports, *found.app.conf.include])
     node = node_name(hostname, socket.gethostname())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         work = _work(found, queues, node, getattr(logging, loglevel.upper()), log_format, quiet=state.quiet)
