@@ -26,7 +26,7 @@ class RunLog:
         if self._info:
             runtime = self._runtime(job)
             detail = f"in {_shown(runtime)} -> {saferepr(value, 100)}"
-            self._line(logging.INFO, "succeeded", job, detail, runtime=round(runtime, 6))
+            self._line(logging.INFO, "succeeded", job, detail, runtime=round(runtime, 3))
 
     def retried(self, job: Job, retry: Retry, seconds: float) -> None:
         limit = job.task.max_retries
@@ -42,7 +42,7 @@ class RunLog:
         trace = None if expected else (type(error), error, error.__traceback__)
         runtime = self._runtime(job)
         detail = f"in {_shown(runtime)}  {saferepr(error)}"
-        self._line(level, "failed", job, detail, exc_info=trace, runtime=round(runtime, 6))
+        self._line(level, "failed", job, detail, exc_info=trace, runtime=round(runtime, 3))
 
     def rejected(self, job: Job, reject: Reject) -> None:
         where = "back to its queue" if reject.requeue else "see: taskq dead"
@@ -53,7 +53,7 @@ class RunLog:
 
     def handed_back(self, job: Job) -> None:
         runtime = self._runtime(job)
-        self._line(logging.WARNING, "returned", job, f"after {_shown(runtime)}", runtime=round(runtime, 6))
+        self._line(logging.WARNING, "returned", job, f"after {_shown(runtime)}", runtime=round(runtime, 3))
 
     def _runtime(self, job: Job) -> float:
         return self._clock() - job.started if job.started else 0.0

@@ -87,7 +87,7 @@ def test_json_lines_have_the_tasks_fields(folder: Path) -> None:
     assert logged["task_name"] == "tasks.add"
     assert (logged["queue"], logged["attempt"], logged["worker"]) == ("celery", 1, "w@h")
     assert logged["task_id"] == logged["root_id"] == records[4]["task_id"]
-    assert records[4]["runtime"] > 0
+    assert 0 <= records[4]["runtime"] < 5
     assert all(record["ts"].endswith("Z") for record in records)
 
 
