@@ -1,13 +1,16 @@
 """Each broker there is, as the real command sees it: an URL for broker and results, fresh for a test."""
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
-from tests.rabbit import rabbit_vhost
+from taskq.broker import BrokerConfig, open_broker
+from tests.rabbit import rabbit_vhost, rabbitmqctl
 from tests.servers import redis_server
 
 
@@ -27,6 +30,21 @@ class Site:
             "TASKQ_RESULT_BACKEND": self.backend,
             "TASKQ_LEASE_SECONDS": str(self.lease),
         }
+
+    async def waiting(self) -> int:
+        """How many messages wait in the broker, delayed ones included."""
+        if self.broker.startswith("amqp"):
+            vhost = URL(self.broker).path.removeprefix("/")
+            listed = await asyncio.to_thread(
+                rabbitmqctl, "list_queues", "-p", vhost, "messages", "--no-table-headers"
+            )
+            return sum(map(int, listed.split()))
+        broker = open_broker(BrokerConfig(self.broker))
+        await broker.open()
+        try:
+            return await broker.size("celery")
+        finally:
+            await broker.close()
 
 
 @pytest.fixture
