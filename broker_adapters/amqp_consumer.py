@@ -8,11 +8,12 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from taskq.broker_adapters.amqp_channel import DataChannel
 from taskq.broker_adapters.amqp_delay import plain_key
+from taskq.broker_adapters.amqp_holds import Holds, came_back, without_deaths
 from taskq.broker_adapters.amqp_link import Link
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths
 from taskq.broker_adapters.amqp_sender import DUE_HEADER, NEAR, Sender, open_data_channel
+from taskq.broker_adapters.amqp_session import Session
 from taskq.broker_adapters.amqp_topology import Topology
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
@@ -34,44 +35,6 @@ class Parts(NamedTuple):
     dead: DeadLetters
 
 
-class _Session:
-    """One channel and what is unsettled on it; gone with the channel, for the broker gives all of it back."""
-
-    def __init__(self) -> None:
-        self.channel: DataChannel | None = None
-        self.held: dict[int, Delivery] = {}  # by tag, in the order of arrival: tags only grow
-
-    def has(self, delivery: Delivery) -> bool:
-        """Whether the delivery came on this channel and is not settled."""
-        return self.held.get(delivery.tag) is delivery
-
-    def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Remove these; one frame for the unbroken run at the front, for it covers all tags before."""
-        tags = {delivery.tag for delivery in deliveries if self.has(delivery)}
-        channel = self.channel
-        if channel is None or not tags:
-            return
-        run = []
-        for tag in self.held:
-            if tag not in tags:
-                break
-            run.append(tag)
-        if run:
-            channel.ack(run[-1], multiple=len(run) > 1)
-        for tag in run:
-            del self.held[tag]
-        for tag in tags.difference(run):
-            del self.held[tag]
-            channel.ack(tag, multiple=False)
-
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Give these back."""
-        for delivery in deliveries:
-            if self.channel is not None and self.has(delivery):
-                del self.held[delivery.tag]
-                self.channel.requeue(delivery.tag)
-
-
 class AmqpConsumer:
     """Receives from some queues; see `taskq.broker.Consumer`."""
 
@@ -85,7 +48,7 @@ class AmqpConsumer:
         )
         self._tags = {f"{link.config.name}-{number}": queue for number, queue in enumerate(queues)}
         self._prefetch = max(1, prefetch // max(1, len(self._tags)))
-        self._session = _Session()
+        self._session = Session()
         self._fresh: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()  # delivered before: maybe they kill their workers
         self._counted: set[Delivery] = set()  # suspects whose handing out is written down
@@ -94,7 +57,8 @@ class AmqpConsumer:
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self._closed = False
-        self._keeper: asyncio.Task[None] | None = None
+        self._holds = Holds(parts.sender)
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def closed(self) -> bool:
@@ -108,7 +72,10 @@ class AmqpConsumer:
             OperationalError: the broker cannot be reached, or refuses.
         """
         await self._attach()
-        self._keeper = asyncio.create_task(self._keep(), name="taskq-amqp-consumer")
+        self._tasks = [
+            asyncio.create_task(self._keep(), name="taskq-amqp-consumer"),
+            asyncio.create_task(self._holds.watch(lambda: self._session), name="taskq-amqp-holds"),
+        ]
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         while not self._closed:
@@ -128,7 +95,7 @@ class AmqpConsumer:
         reject: Sequence[tuple[Delivery, str]] = (),
     ) -> None:
         session = self._session
-        kept = [(delivery, reason) for delivery, reason in reject if session.has(delivery)]
+        kept = [(delivery, reason) for delivery, reason in reject if self._owns(delivery)]
         returned = [delivery for delivery in requeue if session.has(delivery)]
         try:
             if kept:
@@ -139,6 +106,9 @@ class AmqpConsumer:
             session.ack(ack)
         session.ack([delivery for delivery, _ in kept])
         session.requeue(returned)
+        if self._holds:
+            await self._holds.drop([*ack, *(delivery for delivery, _ in kept)])
+            await self._holds.give_back(requeue)
         await self._settled(session)
 
     async def blame(self, delivery: Delivery, count: int = 1) -> None:
@@ -146,41 +116,48 @@ class AmqpConsumer:
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         session = self._session
-        kept = [(delivery, until) for delivery, until in deliveries if session.has(delivery)]
+        kept = [(delivery, until) for delivery, until in deliveries if self._owns(delivery)]
         copies = [
             replace(delivery.message, exchange="", routing_key=delivery.queue, due=until)
             for delivery, until in kept
         ]
         failures = await self._sender.send(copies) if copies else {}
-        session.ack([delivery for index, (delivery, _) in enumerate(kept) if index not in failures])
+        parked = [delivery for index, (delivery, _) in enumerate(kept) if index not in failures]
+        session.ack(parked)
+        await self._holds.drop(parked)
         await self._settled(session)
         if failures:
             raise PublishErrors(failures)
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
-        return [delivery for delivery in held if not self._session.has(delivery)]
+        return [delivery for delivery in held if not self._owns(delivery)]
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._news.set()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._holds.stop()
+        for keeper in self._tasks[:1]:
+            keeper.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._detach()
+
+    def _owns(self, delivery: Delivery) -> bool:
+        return self._session.has(delivery) or delivery in self._holds
 
     # -- what arrives
 
-    def _arrived(self, session: _Session, queue_tag: str, delivery: Delivery) -> None:
+    def _arrived(self, session: Session, queue_tag: str, delivery: Delivery) -> None:
         if session is not self._session:
             return
         message, tag = delivery.message, delivery.tag
         queue = delivery.queue = self._tags[queue_tag]
+        due = 0.0
         if message.exchange.startswith("celery_delayed_") or DUE_HEADER in message.headers:
             due = self._undelay(message, queue)
-        else:
-            due = 0.0
+        elif came_back(message):
+            delivery.redelivered = True
         session.held[tag] = delivery
         if delivery.redelivered:
             self._suspects.append(delivery)
@@ -193,7 +170,7 @@ class AmqpConsumer:
     def _undelay(self, message: Message, queue: str) -> float:
         """Take off what the delays put on; returns when it is due."""
         due = message.headers.pop(DUE_HEADER, 0.0)
-        message.headers = {key: value for key, value in message.headers.items() if not _is_death_header(key)}
+        message.headers = without_deaths(message.headers)
         if message.exchange.startswith("celery_delayed_"):
             declared = self._link.config.queue(queue)
             direct = declared.exchange_type == "direct"
@@ -236,10 +213,9 @@ class AmqpConsumer:
             await self._deaths.add(blamed)
         except OperationalError as error:
             log.warning("a death is not written down: %s", error)
-        session = self._session
         for delivery in chosen:
             delivery.deaths = self._deaths.of(delivery)
-        handed = [delivery for delivery in chosen if session.has(delivery)]
+        handed = [delivery for delivery in chosen if self._owns(delivery)]
         for delivery in handed:
             self._suspects.remove(delivery)
         return handed
@@ -269,7 +245,7 @@ class AmqpConsumer:
         except OperationalError as error:
             log.warning("messages given back will count as deaths: %s", error)
 
-    async def _settled(self, session: _Session) -> None:
+    async def _settled(self, session: Session) -> None:
         self._counted = (
             {delivery for delivery in self._counted if session.has(delivery)} if self._counted else set()
         )
@@ -283,6 +259,10 @@ class AmqpConsumer:
 
     async def _detach(self) -> None:
         """Stop deliveries first, so that what is given back is all of it, then give back."""
+        try:
+            await self._holds.give_back_all()
+        except OperationalError as error:
+            log.info("what was held for long returns by itself: %s", error)
         session, channel = self._session, self._session.channel
         if channel is None or channel.closed:
             return
@@ -302,7 +282,7 @@ class AmqpConsumer:
     async def _attach(self) -> None:
         for queue in self._tags.values():
             await self._topology.queue(queue)
-        session = _Session()
+        session = Session()
 
         def deliver(queue_tag: str, tag: int, redelivered: bool, message: Message) -> None:  # noqa: FBT001 - the protocol's own flag
             self._arrived(session, queue_tag, Delivery(message, "", tag, redelivered))
@@ -341,7 +321,7 @@ class AmqpConsumer:
             self._mine[_id(delivery)] = None
         while len(self._mine) > 10 * self._prefetch * len(self._tags):
             del self._mine[next(iter(self._mine))]
-        self._session = _Session()
+        self._session = Session()
         self._fresh.clear()
         self._suspects.clear()
         self._counted.clear()
@@ -350,8 +330,3 @@ class AmqpConsumer:
 
 def _id(delivery: Delivery) -> str:
     return str(delivery.message.headers.get("id") or delivery.message.correlation_id)
-
-
-def _is_death_header(name: str) -> bool:
-    # RabbitMQ sees a cycle in a message that is published again with them (celery-protocol.md 1.3).
-    return name == "x-death" or name.startswith(("x-first-death-", "x-last-death-"))

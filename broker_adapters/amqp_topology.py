@@ -36,6 +36,12 @@ class Topology:
         """Whether what takes such a message was declared on this connection."""
         return self._tap is self._link.tap and (exchange, routing_key) in self._targets
 
+    def adopt(self, queue: str) -> None:
+        """Take a queue as declared: its owner has done it."""
+        self._refresh()
+        self._known.add(queue)
+        self._targets.add(("", queue))
+
     def forget(self, queue: str) -> None:
         """Declare this queue again before its next use: it was deleted by somebody."""
         self._known.discard(queue)

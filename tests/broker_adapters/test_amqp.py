@@ -15,13 +15,14 @@ from pamqp import commands
 from yarl import URL
 
 from taskq.broker import BrokerConfig, Queue
+from taskq.broker_adapters import amqp_holds
 from taskq.broker_adapters.amqp import AmqpBroker
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer
 from taskq.broker_adapters.amqp_delay import LEVELS, delayed_key, levels, plain_key
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.message import Delivery, Message
 from tests.polling import eventually
-from tests.rabbit import CONTROL, close_connections, rabbit_vhost
+from tests.rabbit import CONTROL, close_connections, rabbit_vhost, rabbitmqctl
 
 pytestmark = pytest.mark.rabbitmq
 needs_control = pytest.mark.skipif(CONTROL is None, reason="no rabbitmqctl here")
@@ -342,9 +343,9 @@ async def test_a_refused_login_says_so(vhost: str) -> None:
 
 def perish(broker: AmqpBroker, consumer: AmqpConsumer) -> None:
     """Leave as a killed process does: sockets end, nobody does anything any more."""
-    for keeper in (consumer._keeper, broker._consuming._keeper):
-        assert keeper is not None
-        keeper.cancel()
+    assert broker._consuming._keeper is not None
+    for task in (*consumer._tasks, broker._consuming._keeper):
+        task.cancel()
     broker._consuming.tap.abort()
 
 
@@ -459,3 +460,62 @@ async def test_a_silent_server_is_noticed_and_left(open_broker: Open, vhost: str
     again = await take(consumer, 1)
     assert "id-1" in ids(again)
     await proxy.stop()
+
+
+# == consumer_timeout
+
+
+@pytest.fixture
+def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes become fractions of a second."""
+    for name, seconds in (("LONG", 0.2), ("REPLACED", 0.1), ("RETURNS", 1.0)):
+        monkeypatch.setattr(amqp_holds, name, seconds)
+
+
+async def unacked(vhost: str, queue: str) -> str:
+    listed = await asyncio.to_thread(
+        rabbitmqctl, "list_queues", "-p", URL(vhost).path[1:], "name", "messages", "messages_unacknowledged"
+    )
+    return next(line for line in listed.splitlines() if line.startswith(f"{queue}\t"))
+
+
+@needs_control
+@pytest.mark.usefixtures("short_holds")
+async def test_what_is_held_for_long_is_not_held_on_the_channel(
+    open_broker: Open, vhost: str, queue: str
+) -> None:
+    broker = await open_broker()
+    consumer = await broker.consume([queue], prefetch=10)
+    await broker.publish([message(queue, n) for n in range(4)])
+    held = await take(consumer, 4)
+    await eventually(lambda: all(delivery in consumer._holds for delivery in held))
+    assert await unacked(vhost, queue) == f"{queue}\t0\t0"
+    longer_than_a_copy_lives = 2.5
+    await asyncio.wait([asyncio.ensure_future(consumer.receive(1))], timeout=longer_than_a_copy_lives)
+    assert list(await consumer.renew(held)) == []
+    assert await broker.size(queue) == 0
+    await consumer.settle(ack=held[:1], requeue=held[1:2], reject=[(held[2], "long and bad")])
+    await consumer.close()
+    assert [letter.reason for letter in await broker.dead()] == ["long and bad"]
+    heir = await broker.consume([queue], prefetch=10)
+    again = await take(heir, 2)
+    assert (sorted(ids(again)), {delivery.deaths for delivery in again}) == (["id-1", "id-3"], {0})
+    await heir.settle(ack=again)
+    await heir.close()
+    listed = await asyncio.to_thread(rabbitmqctl, "list_queues", "-p", URL(vhost).path[1:], "name")
+    assert amqp_holds.PREFIX not in listed
+
+
+@needs_control
+@pytest.mark.usefixtures("short_holds")
+async def test_what_a_dead_worker_held_for_long_returns(open_broker: Open, queue: str) -> None:
+    victim, broker = await open_broker(), await open_broker()
+    consumer = await victim.consume([queue], prefetch=10)
+    await victim.publish([message(queue, 1)])
+    (held,) = await take(consumer, 1)
+    await eventually(lambda: held in consumer._holds)
+    perish(victim, consumer)
+    heir = await broker.consume([queue], prefetch=10)
+    (again,) = await take(heir, 1)
+    assert (again.redelivered, again.deaths, again.message.headers) == (True, 1, held.message.headers)
+    await heir.settle(ack=[again])
