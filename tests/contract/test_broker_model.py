@@ -161,12 +161,20 @@ class BrokerMachine(RuleBasedStateMachine):
         self.time += LEASE / 2 + 0.001
         self.waiting |= set(self.held[who])
         for n in self.held[who]:
-            self.deaths[n] += 1
+            self.deaths[n] = max(self.deaths[n], 1)
         self.held[who] = {}
         self.receive_by(other, 1)
         assert {id(d) for d in self.run(lambda: self.consumers[who].renew(stale))} == {id(d) for d in stale}
         self.run(lambda: self.consumers[who].settle(ack=stale[::3], requeue=stale[1::3]))
         self.run(lambda: self.consumers[who].settle(reject=[(d, "late") for d in stale[2::3]]))
+
+    @precondition(holding)
+    @rule(who=WHO)
+    def blame(self, who: int) -> None:
+        who = who if self.held[who] else 1 - who
+        n, delivery = next(iter(self.held[who].items()))
+        self.run(lambda: self.consumers[who].blame(delivery))
+        self.deaths[n] += 1
 
     @precondition(lambda self: not self.waiting and not self.held[0])
     @rule()
