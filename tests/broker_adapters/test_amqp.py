@@ -22,10 +22,10 @@ from taskq.broker_adapters.amqp_delay import LEVELS, delayed_key, levels, plain_
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.message import Delivery, Message
 from tests.polling import eventually
-from tests.rabbit import CONTROL, close_connections, rabbit_vhost, rabbitmqctl
+from tests.rabbit import close_connections, is_own, rabbit_vhost, rabbitmqctl
 
 pytestmark = pytest.mark.rabbitmq
-needs_control = pytest.mark.skipif(CONTROL is None, reason="no rabbitmqctl here")
+needs_control = pytest.mark.usefixtures("controlled")
 
 Open = Callable[..., Awaitable[AmqpBroker]]
 
@@ -34,6 +34,12 @@ Open = Callable[..., Awaitable[AmqpBroker]]
 def vhost(amqp_url: str) -> Iterator[str]:
     with rabbit_vhost(amqp_url) as url:
         yield url
+
+
+@pytest.fixture
+def controlled(vhost: str) -> None:
+    if not is_own(vhost):
+        pytest.skip("rabbitmqctl is missing, or speaks to another server")
 
 
 @pytest.fixture(params=[True, False], ids=["codec", "driver"])
