@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import ClassVar
 
-from taskq.broker import BrokerConfig, Features
+from taskq.broker import ONCE, ONCE_SETTLED, BrokerConfig, Features
 from taskq.clock import now
 from taskq.envelope import dumps, loads
 from taskq.errors import DecodeError
@@ -23,8 +23,6 @@ from taskq.message import DeadLetter, Delivery, Message
 SWEEP = 1.0
 #: The most dead letters kept; the oldest make room.
 DEAD_LETTERS = 10_000
-#: How long a `Message.once` is remembered, in seconds.
-ONCE = 86400.0
 
 
 class Entry:
@@ -104,19 +102,27 @@ class Hub:
         self._dead: dict[str, DeadLetter] = {}
         self._revoked: dict[str, float] = {}
         self._once: dict[str, float] = {}
+        self._once_settled: dict[str, float] = {}
 
-    def not_yet(self, keys: Iterable[str | None]) -> list[bool]:
+    def not_yet(self, names: Iterable[str | None]) -> list[bool]:
         """Which of these have not been published before; from now on they have."""
         with self._lock:
             time = now()
-            while self._once and next(iter(self._once.values())) <= time:
-                del self._once[next(iter(self._once))]
+            drop_past(self._once, time)
+            drop_past(self._once_settled, time)
             fresh = []
-            for key in keys:
-                fresh.append(key is None or key not in self._once)
-                if key is not None:
-                    self._once.setdefault(key, time + ONCE)
+            for name in names:
+                known = name in self._once or name in self._once_settled
+                fresh.append(name is None or not known)
+                if name is not None and not known:
+                    self._once[name] = time + ONCE
             return fresh
+
+    def forget_soon(self, names: Iterable[str]) -> None:
+        """The delivery that led to these has been settled."""
+        with self._lock:
+            until = now() + ONCE_SETTLED
+            self._once_settled.update((name, until) for name in names if self._once.pop(name, None))
 
     def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
         """Queue these messages: queue, priority, envelope."""
@@ -256,6 +262,12 @@ class Hub:
 HUBS: defaultdict[str, Hub] = defaultdict(Hub)
 
 
+def drop_past(names: dict[str, float], time: float) -> None:
+    """Drop those whose time is over; the first ones are the next."""
+    while names and names[first := next(iter(names))] <= time:
+        del names[first]
+
+
 class MemoryConsumer:
     """Receives from some queues of a hub; see `taskq.broker.Consumer`."""
 
@@ -305,6 +317,7 @@ class MemoryConsumer:
         reject: Sequence[tuple[Delivery, str]] = (),
     ) -> None:
         self._hub.remove(self, [delivery.tag for delivery in ack])
+        self._hub.forget_soon(name for delivery in ack for name in delivery.once)
         self._hub.requeue(self._hub.remove(self, [delivery.tag for delivery in requeue]))
         for delivery, reason in reject:
             if self._hub.remove(self, [delivery.tag]):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from taskq.errors import ConfigError
 from taskq.message import DeadLetter, Delivery, Message
@@ -25,6 +25,11 @@ BROKERS: dict[str, str] = {
 }
 
 
+#: How long a `Message.once` is remembered, in seconds, and how long after the delivery that led to it was settled.
+ONCE: Final = 86400
+ONCE_SETTLED: Final = 300
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """What a broker can do, read by the worker and by the contract tests."""
@@ -33,7 +38,7 @@ class Features:
     delays: bool = False  # holds a message with `due` back by itself
     leases: bool = False  # takes unsettled messages back after `BrokerConfig.lease` seconds without `renew`
     priorities: bool = True  # delivers more urgent messages first
-    once: bool = False  # publishes messages of the same `Message.once` a single time, within a day
+    once: bool = False  # publishes messages of the same `Message.once` a single time, within `ONCE` seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What travels, and what we hold: plain data, mutable because frozen ones cost eight times more to build."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,9 @@ class Delivery:
 
     `tag` means something only to the consumer that made it. `deaths` tells of earlier holders that died: 1 if any
     did, more if they had blamed this message for it (`Consumer.blame`). `serial` names the message the same at
-    each of its deliveries, "" where the broker has no such name. Compared and hashed by identity.
+    each of its deliveries, "" where the broker has no such name. `once` are the names (`Message.once`) of what
+    was published because of it: they need not be remembered much longer once it is settled. Compared and hashed
+    by identity.
     """
 
     message: Message
@@ -42,6 +45,7 @@ class Delivery:
     redelivered: bool = False
     deaths: int = 0
     serial: str | int = ""
+    once: Sequence[str] = ()
 
 
 @dataclass(slots=True)

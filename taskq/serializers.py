@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from taskq.errors import ConfigError, ContentDisallowed, DecodeError, EncodeError
-from taskq.kombu_json import MAX_DEPTH, check_shape, json_dumps, json_loads, register_type
+from taskq.kombu_json import MAX_DEPTH, check_shape, json_dumps, json_loads, kombu_text, register_type
 from taskq.saferepr import saferepr
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "get_serializer",
     "json_dumps",
     "json_loads",
+    "kombu_text",
     "register_serializer",
     "register_type",
     "require_accepted",

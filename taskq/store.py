@@ -1,8 +1,10 @@
 """The result seam: what taskq asks of a result store, and how one is found by its URL."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, Final, Protocol, TypeVar
 
 from taskq.broker import load_by_scheme
 from taskq.serializers import Serializer, get_serializer
@@ -23,8 +25,12 @@ STORES: dict[str, str] = {
     "valkeys": "taskq.stores.redis:RedisStore",
 }
 
+T = TypeVar("T")
+
 #: How long the one who completes a chord has to send what follows it, in seconds, before another may.
-CHORD_CLAIM = 6.0
+CHORD_CLAIM: Final = 6.0
+#: Seconds between two looks of a part that came again while its first coming completes the chord.
+CLAIM_LOOK: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -145,12 +151,17 @@ class ResultStore(Protocol):
         """Before the members of chords are sent: group id -> how many parts will return. Again changes nothing."""
         ...
 
-    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
-        """Add one part, named by its task, to the chord `part.group_id`; None while others are missing.
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        """One part more will return to a chord: that of this task. Again for the same task changes nothing."""
+        ...
 
-        The call that completes the chord, or brings the first part that is not a SUCCESS, gets all parts so far,
-        ordered by `index`. A part that comes twice counts once and may get them again: until `end_chords`, or
-        for `CHORD_CLAIM` seconds to nobody else, so that a chord whose completer died is completed by another.
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        """Add one part, named by its task and index, to the chord `part.group_id`; None while others are missing.
+
+        The call that completes a chord that has begun, or brings a part to it when one is not a SUCCESS, gets all
+        parts so far, ordered by `index`, and has `CHORD_CLAIM` seconds for what follows: to nobody else are they
+        given until then. A part that comes twice counts once. When it comes again while its first coming has the
+        claim, the call waits: until the chord has ended, or to take over from a completer that died.
         """
         ...
 
@@ -169,6 +180,19 @@ class ResultStore(Protocol):
     async def forget_group(self, group_id: str) -> None:
         """Remove what `save_group` kept."""
         ...
+
+
+class Claimed(Enum):
+    """What a store answers to a part whose first coming is completing the chord."""
+
+    BY_ITSELF = "by itself"
+
+
+async def join_when_free(join: Callable[[], Awaitable[T | Claimed]]) -> T:
+    """Try to join until the part's first coming has ended the chord, or its claim has."""
+    while isinstance(joined := await join(), Claimed):
+        await asyncio.sleep(CLAIM_LOOK)
+    return joined
 
 
 def open_store(config: StoreConfig) -> ResultStore:

@@ -211,9 +211,10 @@ def _named(outcome: Outcome) -> FollowUps:
     """What follows a run, named after its message: done again after a crash, it is published only once."""
     follow = outcome.follow or FollowUps()
     if outcome.delivery.serial:
-        for index, message in enumerate(follow.messages):
-            if message.once is None:
-                message.once = f"{outcome.delivery.serial}:{index}"
+        names = [f"{outcome.delivery.serial}:{index}" for index in range(len(follow.messages))]
+        for name, message in zip(names, follow.messages, strict=True):
+            message.once = message.once or name
+        outcome.delivery.once = names
     return follow
 
 

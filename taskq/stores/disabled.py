@@ -1,6 +1,6 @@
 """No result store: what tasks return is thrown away (Celery's `disabled://`)."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from taskq.errors import StoreError
@@ -36,6 +36,19 @@ class DisabledStore:
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         """Nothing is stored."""
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        raise self._refusal(f"parts of the chords {', '.join(sizes)}")
+
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        raise self._refusal(f"part {task_id} of chord {group_id}")
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:  # noqa: ARG002 - the seam's signature
+        """Thrown away: no chord was begun here."""
+        return None
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
 
     async def save_group(self, group_id: str, data: Any) -> None:  # noqa: ARG002 - the seam's signature
         raise self._refusal(f"group {group_id}")

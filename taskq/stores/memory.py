@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from taskq.clock import now
 from taskq.states import READY, SUCCESS
-from taskq.store import CHORD_CLAIM, StoreConfig, TaskResult
+from taskq.store import CHORD_CLAIM, Claimed, StoreConfig, TaskResult, join_when_free
 
 FOREVER = float("inf")
 
@@ -50,25 +50,37 @@ class Watcher:
 class Chord:
     """The parts of one chord that have returned; `size` None until it is begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, expires_at: float) -> None:
+        self.expires_at = expires_at
         self.size: int | None = None
         self.ended = False
-        self._parts: dict[str, tuple[float, bytes]] = {}
+        self._parts: dict[tuple[str, float], bytes] = {}
+        self._added: set[str] = set()
         self._failed = False
-        self._claimant = ""
+        self._claimant: tuple[str, float] = ("", 0.0)
         self._claimed_until = 0.0
 
-    def join(self, part: TaskResult, index: int | None, raw: bytes, time: float) -> list[bytes] | None:
-        """All parts in order, for the one who completes the chord; see `ResultStore.join`."""
+    def begin(self, size: int) -> None:
+        if self.size is None:
+            self.size = size
+
+    def grow(self, task_id: str) -> None:
+        self._added.add(task_id)
+
+    def join(
+        self, part: TaskResult, index: int | None, raw: bytes, time: float
+    ) -> list[bytes] | Claimed | None:
         if self.ended:
             return None
-        self._parts[part.task_id] = (FOREVER if index is None else index, raw)
+        key = part.task_id, FOREVER if index is None else index
+        self._parts.setdefault(key, raw)
         self._failed |= part.state != SUCCESS
-        complete = self._failed or (self.size is not None and len(self._parts) >= self.size)
-        if not complete or (self._claimed_until > time and self._claimant != part.task_id):
+        if self.size is None or not (self._failed or len(self._parts) >= self.size + len(self._added)):
             return None
-        self._claimant, self._claimed_until = part.task_id, time + CHORD_CLAIM
-        return [raw for _, raw in sorted(self._parts.values(), key=lambda entry: entry[0])]
+        if self._claimed_until > time:
+            return Claimed.BY_ITSELF if self._claimant == key else None
+        self._claimant, self._claimed_until = key, time + CHORD_CLAIM
+        return [self._parts[key] for key in sorted(self._parts, key=lambda key: key[1])]
 
     def end(self) -> None:
         self.ended = True
@@ -85,22 +97,34 @@ class Hub:
         self._chords: dict[str, Chord] = {}
         self._watchers: dict[str, set[Watcher]] = {}
 
-    def chord(self, group_id: str) -> Chord:
-        return self._chords.setdefault(group_id, Chord())
+    def chord(self, group_id: str, lifetime: float) -> Chord:
+        time = now()
+        while self._chords and self._chords[key := next(iter(self._chords))].expires_at <= time:
+            del self._chords[key]
+        chord = self._chords.pop(group_id, None) or Chord(time)
+        chord.expires_at = time + lifetime
+        self._chords[group_id] = chord  # last, so that the first ones are those that expire next
+        return chord
 
-    def begin_chords(self, sizes: Mapping[str, int]) -> None:
+    def begin_chords(self, sizes: Mapping[str, int], lifetime: float) -> None:
         with self._lock:
             for group_id, size in sizes.items():
-                self.chord(group_id).size = size
+                self.chord(group_id, lifetime).begin(size)
 
-    def join(self, part: TaskResult, index: int | None, raw: bytes) -> list[bytes] | None:
+    def grow_chord(self, group_id: str, task_id: str, lifetime: float) -> None:
         with self._lock:
-            return self.chord(str(part.group_id)).join(part, index, raw, now())
+            self.chord(group_id, lifetime).grow(task_id)
 
-    def end_chords(self, group_ids: Iterable[str]) -> None:
+    def join(
+        self, part: TaskResult, index: int | None, raw: bytes, lifetime: float
+    ) -> list[bytes] | Claimed | None:
+        with self._lock:
+            return self.chord(str(part.group_id), lifetime).join(part, index, raw, now())
+
+    def end_chords(self, group_ids: Iterable[str], lifetime: float) -> None:
         with self._lock:
             for group_id in group_ids:
-                self.chord(group_id).end()
+                self.chord(group_id, lifetime).end()
 
     def save(self, results: Iterable[tuple[str, Stored]]) -> None:
         with self._lock:
@@ -221,14 +245,22 @@ class MemoryStore:
         self._hub.forget(task_ids)
 
     async def begin_chords(self, sizes: Mapping[str, int]) -> None:
-        self._hub.begin_chords(sizes)
+        self._hub.begin_chords(sizes, self._lifetime)
+
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        self._hub.grow_chord(group_id, task_id, self._lifetime)
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
-        joined = self._hub.join(part, index, self._dumps(part.payload()))
+        raw = self._dumps(part.payload())
+
+        async def attempt() -> list[bytes] | Claimed | None:
+            return self._hub.join(part, index, raw, self._lifetime)
+
+        joined = await join_when_free(attempt)
         return None if joined is None else [self._read(raw) for raw in joined]
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
-        self._hub.end_chords(group_ids)
+        self._hub.end_chords(group_ids, self._lifetime)
 
     async def save_group(self, group_id: str, data: Any) -> None:
         self._hub.save_group(group_id, Stored(self._dumps(data), SUCCESS, now() + self._lifetime))

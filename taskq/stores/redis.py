@@ -8,7 +8,7 @@ state was read comes before it. After a lost connection the present states are r
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -18,7 +18,8 @@ from taskq.redis_link import Link, Script
 from taskq.redis_session import Reply, Session
 from taskq.redis_url import parse_target
 from taskq.states import READY
-from taskq.store import StoreConfig, TaskResult
+from taskq.store import Claimed, StoreConfig, TaskResult, join_when_free
+from taskq.stores.redis_chords import Call, ChordCalls
 
 T = TypeVar("T")
 
@@ -103,6 +104,12 @@ class RedisStore:
         prefix = _key_prefix(config.options.get("global_keyprefix", ""))
         self._task_key = prefix + TASK_KEY
         self._group_key = prefix + GROUP_KEY
+        self._chords = ChordCalls(
+            self._group_key,
+            config.serializer,
+            int(config.expires or 0),
+            ordered=bool(config.options.get("result_chord_ordered", True)),
+        )
         self._watches: dict[str, list[Watcher]] = {}
         self._subscribed: set[str] = set()
         self._changed: set[str] = set()
@@ -157,6 +164,31 @@ class RedisStore:
         if task_ids:
             keys = [self._task_key + task_id for task_id in task_ids]
             await self._try(lambda session: session.call("DEL", *keys))
+
+    # -- chords
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        if sizes:
+            await self._run(self._chords.begin(sizes))
+
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        await self._run(self._chords.grow(group_id, task_id))
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        call = self._chords.join(part, index)
+
+        async def attempt() -> Sequence[TaskResult] | Claimed | None:
+            return self._chords.joined(part.group_id, await self._run(call))
+
+        return await join_when_free(attempt)
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        if group_ids:
+            await self._run(self._chords.end(group_ids))
+
+    async def _run(self, call: Call) -> Any:
+        script, keys, args = call
+        return await self._try(lambda session: script.run(session, keys, args))
 
     # -- groups
 

@@ -8,7 +8,7 @@ saved groups. It works over any broker of taskq, on a connection of its own.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -136,6 +136,24 @@ class RpcStore:
     async def forget(self, task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
             self._received.pop(task_id, None)
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        """Raises StoreError: answers go to the caller alone, so that no worker could count the parts."""
+        raise StoreError(
+            f"rpc:// cannot keep the parts of chords (asked for {', '.join(sizes)}): "
+            "use a result_backend that stores, such as redis://"
+        )
+
+    async def grow_chord(self, group_id: str, task_id: str) -> None:  # noqa: ARG002 - the seam's signature
+        """Raises StoreError, as `begin_chords`."""
+        await self.begin_chords({group_id: 1})
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:  # noqa: ARG002 - the seam's signature
+        """Goes nowhere: no chord was begun here."""
+        return None
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
 
     async def save_group(self, group_id: str, data: Any) -> None:  # noqa: ARG002 - the seam's signature
         """Raises StoreError: nothing is kept here that another process could read."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ from taskq.errors import StoreError
 from taskq.sqlite_file import READ, Failure, SqliteFile
 from taskq.sqlite_wake import Listener
 from taskq.states import READY
-from taskq.store import StoreConfig, TaskResult
+from taskq.store import StoreConfig, TaskResult, join_when_free
+from taskq.stores import sqlite_chords as chords_sql
 from taskq.stores import sqlite_states as sql
 from taskq.stores.sqlite_states import Change, State
 
@@ -147,7 +148,7 @@ class SqliteStore:
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
-        self._file = SqliteFile(config.url, sql.SCHEMA, refuse)
+        self._file = SqliteFile(config.url, f"{sql.SCHEMA};{chords_sql.SCHEMA}", refuse)
         self._lifetime = config.expires or FOREVER
         self._serializer = config.serializer
         self._saved = 0
@@ -192,6 +193,23 @@ class SqliteStore:
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         await self._file.run(sql.forget, task_ids)
+
+    async def begin_chords(self, sizes: Mapping[str, int]) -> None:
+        await self._file.run(chords_sql.begin, sizes, now() + self._lifetime)
+
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        await self._file.run(chords_sql.grow, group_id, task_id, now() + self._lifetime)
+
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        place = chords_sql.LAST if index is None else float(index)
+        raw = self._serializer.dumps(part.payload())
+        row = chords_sql.Part(str(part.group_id), place, part.task_id, raw, part.state)
+        until = now() + self._lifetime
+        joined = await join_when_free(lambda: self._file.run(chords_sql.join, row, until))
+        return None if joined is None else [self._read(raw) for raw in joined]
+
+    async def end_chords(self, group_ids: Sequence[str]) -> None:
+        await self._file.run(chords_sql.end, group_ids, now() + self._lifetime)
 
     async def save_group(self, group_id: str, data: Any) -> None:
         raw = self._serializer.dumps(data)

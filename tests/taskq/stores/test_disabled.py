@@ -17,6 +17,8 @@ async def test_saving_and_forgetting_pass_silently() -> None:
     await store.save([TaskResult("a", SUCCESS, 1)])
     await store.forget(["a"])
     await store.forget_group("g")
+    await store.end_chords(["g"])
+    assert await store.join(TaskResult("a", SUCCESS, 1, group_id="g"), 0) is None
     await store.close()
     assert store.reply_to == ""
 
@@ -31,3 +33,7 @@ async def test_asking_says_which_setting_to_set() -> None:
         await store.save_group("g", {})
     with pytest.raises(StoreError, match="result_backend"):
         await store.load_group("g")
+    with pytest.raises(StoreError, match="chords g, h.*result_backend="):
+        await store.begin_chords({"g": 2, "h": 1})
+    with pytest.raises(StoreError, match="result_backend="):
+        await store.grow_chord("g", "a")
