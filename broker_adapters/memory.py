@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import ClassVar
 
-from taskq.broker import ONCE, ONCE_SETTLED, BrokerConfig, Features
+from taskq.broker import BrokerConfig, Features
+from taskq.broker_adapters.memory_once import Names
 from taskq.clock import now
 from taskq.envelope import dumps, loads
 from taskq.errors import DecodeError
@@ -101,28 +102,7 @@ class Hub:
         self._consumers: set[MemoryConsumer] = set()
         self._dead: dict[str, DeadLetter] = {}
         self._revoked: dict[str, float] = {}
-        self._once: dict[str, float] = {}
-        self._once_settled: dict[str, float] = {}
-
-    def not_yet(self, names: Iterable[str | None]) -> list[bool]:
-        """Which of these have not been published before; from now on they have."""
-        with self._lock:
-            time = now()
-            drop_past(self._once, time)
-            drop_past(self._once_settled, time)
-            fresh = []
-            for name in names:
-                known = name in self._once or name in self._once_settled
-                fresh.append(name is None or not known)
-                if name is not None and not known:
-                    self._once[name] = time + ONCE
-            return fresh
-
-    def forget_soon(self, names: Iterable[str]) -> None:
-        """The delivery that led to these has been settled."""
-        with self._lock:
-            until = now() + ONCE_SETTLED
-            self._once_settled.update((name, until) for name in names if self._once.pop(name, None))
+        self.names = Names()
 
     def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
         """Queue these messages: queue, priority, envelope."""
@@ -262,12 +242,6 @@ class Hub:
 HUBS: defaultdict[str, Hub] = defaultdict(Hub)
 
 
-def drop_past(names: dict[str, float], time: float) -> None:
-    """Drop those whose time is over; the first ones are the next."""
-    while names and names[first := next(iter(names))] <= time:
-        del names[first]
-
-
 class MemoryConsumer:
     """Receives from some queues of a hub; see `taskq.broker.Consumer`."""
 
@@ -317,7 +291,7 @@ class MemoryConsumer:
         reject: Sequence[tuple[Delivery, str]] = (),
     ) -> None:
         self._hub.remove(self, [delivery.tag for delivery in ack])
-        self._hub.forget_soon(name for delivery in ack for name in delivery.once)
+        self._hub.names.forget_soon(name for delivery in ack for name in delivery.once)
         self._hub.requeue(self._hub.remove(self, [delivery.tag for delivery in requeue]))
         for delivery, reason in reject:
             if self._hub.remove(self, [delivery.tag]):
@@ -376,7 +350,7 @@ class MemoryBroker:
             await consumer.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        fresh = self._hub.not_yet([m.once for m in messages])
+        fresh = self._hub.names.are_new([m.once for m in messages])
         self._hub.add(
             [
                 (m.routing_key, m.priority, dumps(m, delivery_tag=""))

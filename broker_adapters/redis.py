@@ -33,7 +33,7 @@ class RedisBroker:
     Messages with a `due` are delivered at once, as Celery does: their worker holds them, or parks them here.
     """
 
-    features: ClassVar[Features] = Features(leases=True)
+    features: ClassVar[Features] = Features(leases=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         target = parse_target(

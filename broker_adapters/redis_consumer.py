@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from taskq.broker import Queue
+from taskq.broker import ONCE_SETTLED, Queue
 from taskq.broker_adapters.redis_claims import (
     Claim,
     Return,
@@ -23,8 +23,8 @@ from taskq.broker_adapters.redis_claims import (
 from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, PARK, RENEW
-from taskq.envelope import loads
+from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, FORGET_SOON, PARK, RENEW
+from taskq.envelope import loads_tagged
 from taskq.errors import ConnectionLost, DecodeError, OperationalError
 from taskq.message import Delivery, Message
 from taskq.redis_link import Call, Link, is_unknown_script, run_scripts
@@ -217,12 +217,13 @@ class RedisConsumer:
     def _open(self, claim: Claim, queue: str, into: list[Delivery]) -> None:
         self._held[claim.tag] = claim
         try:
-            message = loads(claim.entry)
+            message, serial = loads_tagged(claim.entry)
         except DecodeError as error:
             logger.error("a message of queue %s goes to the dead letters: %s", queue, error)  # noqa: TRY400 - no trace of ours
             self._unreadable.append((claim, queue, str(error)))
             return
-        into.append(Delivery(message, queue, claim, message.headers.pop("redelivered", None) is True))
+        redelivered = message.headers.pop("redelivered", None) is True
+        into.append(Delivery(message, queue, claim, redelivered, serial=serial))
 
     def _hand_on(self, taken: list[Delivery]) -> None:
         # Only what was delivered before can have killed a holder: that is asked before it is handed out.
@@ -276,6 +277,8 @@ class RedisConsumer:
         custody = self._layout.custody
         if tags := [delivery.tag.tag for delivery in ack if delivery.tag is not None]:
             calls.append((ACK, custody, tags))
+        if names := [self._layout.own(f"once:{name}") for delivery in ack for name in delivery.once]:
+            calls.append((FORGET_SOON, names, [ONCE_SETTLED]))
         if back := [delivery.tag for delivery in requeue if delivery.tag is not None]:
             calls.append(self._returning(back, front=False))
         letters = [(d.tag.tag, d.queue, reason) for d, reason in reject if d.tag is not None]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
-from taskq.broker import Queue
+from taskq.broker import ONCE, Queue
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import PUBLISH
+from taskq.broker_adapters.redis_scripts import PUBLISH, PUBLISH_ONCE
 from taskq.envelope import dumps
 from taskq.errors import ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.message import Message
@@ -84,7 +84,10 @@ class RedisPublisher:
                 await self._route(session, at, message, envelope, pushes, failures)
             else:
                 pushes[key].append((at, envelope))
-        for piece in _pieces(pushes):
+        plain: Pushes = pushes
+        if any(message.once is not None for message in messages):
+            plain = await self._push_named(pushes, failures, messages)
+        for piece in _pieces(plain):
             await self._push(piece, failures, messages)
         if failures:
             raise PublishErrors(failures) if len(messages) > 1 else failures[0]
@@ -157,6 +160,39 @@ class RedisPublisher:
         return new
 
     # -- sending
+
+    async def _push_named(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> Pushes:
+        """Push the messages that are named by `Message.once`; returns the others."""
+        rest: Lists = defaultdict(list)
+        named: dict[int, tuple[bytes, list[str]]] = {}
+        for key, items in pushes.items():
+            for at, envelope in items:
+                if messages[at].once is None:
+                    rest[key].append((at, envelope))
+                else:
+                    named.setdefault(at, (envelope, []))[1].append(key)
+        for some in _pieces({"": [(at, envelope) for at, (envelope, _) in named.items()]}):
+            places = [at for at, _ in some[""]]
+            args: list[Any] = [ONCE]
+            for at in places:
+                envelope, lists = named[at]
+                args += (envelope, len(lists), *lists)
+            replies = await self._until_answered([messages[at] for at in places], args)
+            refused = zip(places, replies, strict=True)
+            failures.update((at, refusal(why.decode(), self._shown)) for at, why in refused if why)
+        return rest
+
+    async def _until_answered(self, messages: Sequence[Message], args: Sequence[Any]) -> Sequence[bytes]:
+        """Send until there is an answer: the names make it safe to do so twice."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        names = [self._layout.own(f"once:{message.once}") for message in messages]
+        session = await self._link.session()
+        while True:
+            try:
+                await self.declare(session, self._undeclared(messages))
+                return self._answer(session, await PUBLISH_ONCE.run(session, names, args))
+            except ConnectionLost as error:
+                session = await self._reconnect(error, deadline)
 
     async def _push(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
         chosen = [messages[at] for items in pushes.values() for at, _ in items]

@@ -49,6 +49,30 @@ if taken then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 return reply
 """)
 
+#: KEYS name of each message      ARGV seconds to remember it, then of each: envelope, count, list...
+#: Messages named by `Message.once`: those whose name is known are left out.
+#: Returns one text per message: empty, or why it was refused.
+PUBLISH_ONCE: Final = Script("""
+local at, reply = 2, {}
+for i, name in ipairs(KEYS) do
+  local lists = tonumber(ARGV[at + 1])
+  local answer = redis.pcall('SET', name, 1, 'NX', 'EX', ARGV[1])
+  if answer and not answer.err then
+    for k = 1, lists do
+      local pushed = redis.pcall('LPUSH', ARGV[at + 1 + k], ARGV[at])
+      if type(pushed) == 'table' and pushed.err then answer = pushed end
+    end
+    if answer.err then redis.call('DEL', name) end
+  end
+  reply[i] = answer and answer.err or ''
+  at = at + 2 + lists
+end
+return reply
+""")
+
+#: KEYS name...      ARGV seconds to remember them from now on
+FORGET_SOON: Final = Script("for _, name in ipairs(KEYS) do redis.call('EXPIRE', name, ARGV[1]) end")
+
 #: KEYS unacked, index, leases, list...
 #: ARGV room, lease, seconds the index runs ahead, first number, lists of one priority,
 #:      then tag prefix and claim suffix of each list

@@ -87,6 +87,7 @@ class SqliteConsumer:
                 numbers(acked),
                 numbers(back),
                 [(one.tag[1], reason) for one, reason in buried],
+                [name for one in acked for name in one.once],
             )
 
     async def blame(self, delivery: Delivery, count: int = 1) -> None:
@@ -147,7 +148,8 @@ class SqliteConsumer:
         except DecodeError as error:
             self._unreadable.append((row.id, str(error)))
             return
-        delivery = Delivery(message, queue, (self._number, row.id), bool(row.redelivered), row.deaths)
+        tag = self._number, row.id
+        delivery = Delivery(message, queue, tag, bool(row.redelivered), row.deaths, serial=row.id)
         self._held.add(delivery)
         self._kept.append(delivery)
 
@@ -206,7 +208,7 @@ def numbers(deliveries: Sequence[Delivery]) -> list[int]:
 class SqliteBroker:
     """Connects to a file; see `taskq.broker.Broker`."""
 
-    features: ClassVar[Features] = Features(delays=True, leases=True)
+    features: ClassVar[Features] = Features(delays=True, leases=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         self._file = SqliteFile(config.url, queues_sql.SCHEMA, refuse)
@@ -226,8 +228,8 @@ class SqliteBroker:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         outgoing = [
-            Outgoing(message.routing_key, -message.priority, dumps(message, delivery_tag=""), message.due)
-            for message in messages
+            Outgoing(one.routing_key, -one.priority, dumps(one, delivery_tag=""), one.due, one.once)
+            for one in messages
         ]
         if outgoing:
             await self._file.run(queues_sql.publish, outgoing, mode=self._mode, topic=MESSAGES)

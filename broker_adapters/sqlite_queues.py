@@ -11,11 +11,12 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from taskq.broker import ONCE, ONCE_SETTLED
 from taskq.clock import now
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS messages (
-    id INTEGER PRIMARY KEY, queue TEXT NOT NULL, rank INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, rank INTEGER NOT NULL,
     deaths INTEGER NOT NULL DEFAULT 0, redelivered INTEGER NOT NULL DEFAULT 0, raw BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ready (
     queue TEXT NOT NULL, rank INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (queue, rank, id)) WITHOUT ROWID;
@@ -28,7 +29,9 @@ CREATE TABLE IF NOT EXISTS dead (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, queue TEXT NOT NULL, reason TEXT NOT NULL,
     raw BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS dead_at ON dead (at);
-CREATE TABLE IF NOT EXISTS revoked (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS revoked (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS once_until ON once (until)
 """
 
 #: Rows of one INSERT: enough that the cost of a statement does not count.
@@ -46,12 +49,16 @@ MOST_DUE: Final = 1000
 
 
 class Outgoing(NamedTuple):
-    """A message to be stored. `rank` orders a queue, the smallest first; `due` is None for at once."""
+    """A message to be stored. `rank` orders a queue, the smallest first; `due` is None for at once.
+
+    `once` is its name where it is to be stored a single time.
+    """
 
     queue: str
     rank: int
     raw: bytes
     due: float | None
+    once: str | None = None
 
 
 class Row(NamedTuple):
@@ -75,13 +82,30 @@ class Letter(NamedTuple):
 
 
 def publish(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
+    if any(message.once is not None for message in messages):
+        db.execute("DELETE FROM once WHERE until <= ?", (now(),))
+        messages = [message for message in messages if message.once is None or is_first(db, message.once)]
     for start in range(0, len(messages), CHUNK):
         insert_chunk(db, messages[start : start + CHUNK])
 
 
+def is_first(db: sqlite3.Connection, name: str) -> bool:
+    """Whether nothing of that name was published before; from now on it was."""
+    added = db.execute("INSERT OR IGNORE INTO once VALUES (?, ?)", (name, now() + ONCE))
+    return added.rowcount == 1
+
+
+def forget_soon(db: sqlite3.Connection, names: Sequence[str]) -> None:
+    """The delivery that led to these was settled."""
+    db.execute(
+        "UPDATE once SET until = ? WHERE name IN (SELECT value FROM json_each(?))",
+        (now() + ONCE_SETTLED, json.dumps(names)),
+    )
+
+
 def insert_chunk(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     cells: list[Any] = []
-    for queue, rank, raw, _ in messages:
+    for queue, rank, raw, *_ in messages:
         cells += (queue, rank, raw)
     values = ",".join(["(?,?,?)"] * len(messages))
     insert = f"INSERT INTO messages (queue, rank, raw) VALUES {values}"  # noqa: S608 - nothing but placeholders
@@ -211,10 +235,13 @@ def settle(
     ack: Sequence[int],
     back: Sequence[int],
     reject: Sequence[tuple[int, str]],
+    once: Sequence[str] = (),
 ) -> None:
     """End custody; numbers that the consumer does not hold any more are passed over."""
     if ack:
         drop(db, release(db, consumer, ack))
+    if once:
+        forget_soon(db, once)
     if back:
         requeue(db, release(db, consumer, back))
     for number, reason in reject:

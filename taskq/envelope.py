@@ -62,8 +62,20 @@ def loads(raw: bytes) -> Message:
     Raises:
         DecodeError: it is no envelope; the message says why, in one line.
     """
+    return loads_tagged(raw)[0]
+
+
+def loads_tagged(raw: bytes) -> tuple[Message, str]:
+    """The same with the delivery tag that its sender gave it, which stays the same however often it is delivered.
+
+    Raises:
+        DecodeError: as `loads`.
+    """
     try:
-        return _message(_read(raw))
+        envelope = _read(raw)
+        message = _message(envelope)
+        tag = envelope["properties"].get("delivery_tag")
+        return message, tag if type(tag) is str else ""
     except KeyError as exc:
         raise DecodeError(f"not a message envelope: {exc.args[0]} is missing") from None
     except (TypeError, AttributeError, ValueError) as exc:

@@ -190,7 +190,7 @@ class Claimed(Enum):
 
 async def join_when_free(join: Callable[[], Awaitable[T | Claimed]]) -> T:
     """Try to join until the part's first coming has ended the chord, or its claim has."""
-    while isinstance(joined := await join(), Claimed):
+    while isinstance(joined := await join(), Claimed):  # noqa: ASYNC110 - its first coming may be on another host
         await asyncio.sleep(CLAIM_LOOK)
     return joined
 

@@ -33,7 +33,7 @@ async def test_asking_says_which_setting_to_set() -> None:
         await store.save_group("g", {})
     with pytest.raises(StoreError, match="result_backend"):
         await store.load_group("g")
-    with pytest.raises(StoreError, match="chords g, h.*result_backend="):
+    with pytest.raises(StoreError, match=r"chords g, h.*result_backend="):
         await store.begin_chords({"g": 2, "h": 1})
     with pytest.raises(StoreError, match="result_backend="):
         await store.grow_chord("g", "a")
