@@ -41,7 +41,6 @@ ERROR_CODES: Sequence[tuple[type[BaseException], int]] = (
     (OperationalError, 69),
     (StoreError, 69),
     (TaskqError, 1),
-    (KeyboardInterrupt, 130),
 )
 INTERNAL_ERROR = 70
 
@@ -93,11 +92,8 @@ def run(args: Sequence[str]) -> int:
         code = cli.main(args=list(args), prog_name="taskq", standalone_mode=False)
     except click.ClickException as error:
         return _report_usage(error)
-    except click.exceptions.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:  # `taskq list | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except BaseException as error:  # noqa: BLE001 - the last place: say it and end with its code
         return _report(error)
     return code if isinstance(code, int) else 0
