@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -99,8 +99,11 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "queues", ", ".join(facts["queues"]), ""
     slots = f"{facts['concurrency']} async / {facts['threads']} threads"
     yield "slots", f"{slots}    lease {facts['lease']:g}s    grace {facts['grace']:g}s", ""
-    names = facts["tasks"]
-    more = f" and {len(names) - _SHOWN_TASKS} more" if len(names) > _SHOWN_TASKS else ""
-    yield "tasks", f"{len(names)}: {', '.join(names[:_SHOWN_TASKS])}{more}", ""
+    yield "tasks", _listed(facts["tasks"]), ""
+
+
+def _listed(names: Sequence[str]) -> str:
     if not names:
-        yield "", "no tasks: is the module that has them imported? see the settings imports and include", ""
+        return "none: is the module that has them imported? see the settings imports and include"
+    more = f" and {len(names) - _SHOWN_TASKS} more" if len(names) > _SHOWN_TASKS else ""
+    return f"{len(names)}: {', '.join(names[:_SHOWN_TASKS])}{more}"

@@ -1,11 +1,17 @@
 """`taskq worker` as a process: what it says and how it starts."""
 
 import json
+import logging
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from taskq.signals import setup_logging, worker_ready
+from tests.cli.conftest import Taskq
 from tests.commands import run_taskq, running_taskq
 
 TASKS = """
@@ -25,12 +31,12 @@ NOWHERE = "redis://:secret@127.0.0.1:1/0"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    return tmp_path
+def shop(folder: Path) -> Path:
+    (folder / "tasks.py").write_text(TASKS)
+    return folder
 
 
-def test_the_banner_tells_what_people_look_for(folder: Path) -> None:
+def test_the_banner_tells_what_people_look_for(shop: Path) -> None:
     options = (
         "-Q",
         "celery,priority.high",
@@ -45,7 +51,7 @@ def test_the_banner_tells_what_people_look_for(folder: Path) -> None:
         "-l",
         "error",
     )
-    with running_taskq("worker", *options, folder=folder) as worker:
+    with running_taskq("worker", *options, folder=shop) as worker:
         worker.says("ready.")
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
@@ -64,10 +70,10 @@ def test_the_banner_tells_what_people_look_for(folder: Path) -> None:
     ]
 
 
-def test_json_lines_have_the_tasks_fields(folder: Path) -> None:
-    with running_taskq("-A", "tasks", "worker", "--log-format", "json", "-n", "w@h", folder=folder) as worker:
+def test_json_lines_have_the_tasks_fields(shop: Path) -> None:
+    with running_taskq("-A", "tasks", "worker", "--log-format", "json", "-n", "w@h", folder=shop) as worker:
         worker.says("ready.")
-        sent = run_taskq("call", "tasks.add", "2", "2", "--wait", folder=folder)
+        sent = run_taskq("call", "tasks.add", "2", "2", "--wait", folder=shop)
         assert (sent.stdout, sent.stderr, sent.returncode) == ("4\n", "", 0)
         worker.says("succeeded")
         worker.send(signal.SIGTERM)
@@ -91,8 +97,8 @@ def test_json_lines_have_the_tasks_fields(folder: Path) -> None:
     assert all(record["ts"].endswith("Z") for record in records)
 
 
-def test_a_broker_that_is_not_there_is_waited_for(folder: Path) -> None:
-    with running_taskq("worker", "-b", NOWHERE, folder=folder) as worker:
+def test_a_broker_that_is_not_there_is_waited_for(shop: Path) -> None:
+    with running_taskq("worker", "-b", NOWHERE, folder=shop) as worker:
         worker.says("trying again in 1s")
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
@@ -100,9 +106,9 @@ def test_a_broker_that_is_not_there_is_waited_for(folder: Path) -> None:
     assert "redis://:**@127.0.0.1:1/0" in worker.output
 
 
-def test_unless_the_settings_say_otherwise(folder: Path) -> None:
+def test_unless_the_settings_say_otherwise(shop: Path) -> None:
     env = {"TASKQ_BROKER_CONNECTION_RETRY_ON_STARTUP": "no"}
-    ended = run_taskq("-q", "worker", "-b", NOWHERE, folder=folder, env=env)
+    ended = run_taskq("-q", "worker", "-b", NOWHERE, folder=shop, env=env)
     assert ended.returncode == 69
     [line] = ended.stderr.splitlines()
     assert line.startswith("error: redis://:**@127.0.0.1:1/0")
@@ -117,8 +123,90 @@ def test_a_module_that_fails_shows_its_own_traceback(tmp_path: Path) -> None:
     assert "taskq/cli" not in ended.stderr
 
 
-def test_an_app_that_is_not_there_is_an_error_that_proposes_one(folder: Path) -> None:
-    ended = run_taskq("worker", "-A", "nope", folder=folder)
+def test_an_app_that_is_not_there_is_an_error_that_proposes_one(shop: Path) -> None:
+    ended = run_taskq("worker", "-A", "nope", folder=shop)
     assert ended.returncode == 2
     assert ended.stderr.startswith('error: no taskq app at "nope"')
     assert "try  -A tasks" in ended.stderr
+
+
+ENDS_BY_ITSELF = """
+import os, signal
+from taskq import TaskQ
+from taskq.signals import worker_ready
+
+app = TaskQ("proj", broker="memory://inside", include=["more_tasks"])
+
+
+@worker_ready.connect
+def stop(sender, **_):
+    os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.fixture
+def in_process(folder: Path) -> Iterator[None]:
+    """What a worker changes in its process is undone."""
+    level = logging.getLogger("taskq").level
+    ready, custom = list(worker_ready.receivers), list(setup_logging.receivers)
+    (folder / "more_tasks.py").write_text("from proj import app\n@app.task\ndef one(): ...\n")
+    yield
+    logging.getLogger("taskq").setLevel(level)
+    worker_ready.receivers[:], setup_logging.receivers[:] = ready, custom
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_worker_in_this_process(taskq: Taskq, folder: Path) -> None:
+    (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
+    said = taskq("worker", "-A", "proj", "-n", "w@h")
+    assert (said.code, said.out) == (0, "")
+    assert "  app      proj:app  (-A)\n" in said.err
+    assert "  tasks    1: more_tasks.one\n" in said.err
+    assert said.err.endswith("w@h ready.\n")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_quiet_worker_without_tasks(taskq: Taskq, folder: Path) -> None:
+    (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
+    (folder / "more_tasks.py").write_text("")
+    assert taskq("-q", "worker", "-A", "proj", "-n", "w@h").err == "w@h ready.\n"
+    assert "  tasks    none: is the module that has them imported?" in taskq("worker", "-A", "proj").err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_app_may_set_up_logging_itself(taskq: Taskq, folder: Path) -> None:
+    program = ENDS_BY_ITSELF.replace("{signal}", "SIGTERM") + (
+        "from taskq.signals import setup_logging\n"
+        "@setup_logging.connect\n"
+        "def logs(loglevel, **_): print('at level', loglevel)\n"
+    )
+    (folder / "proj.py").write_text(program)
+    assert taskq("worker", "-A", "proj", "-l", "debug").out == "at level 10\n"
+    assert logging.getLogger("taskq").level == logging.NOTSET
+
+
+@pytest.mark.usefixtures("in_process")
+def test_hang_up_begins_anew_in_the_folder_it_was_started_in(
+    taskq: Taskq, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = folder / "inside"
+    inside.mkdir()
+    (inside / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGHUP"))
+    (folder / "more_tasks.py").rename(inside / "more_tasks.py")
+    executed: list[object] = []
+    monkeypatch.setattr(os, "execv", lambda *command: executed.append((Path.cwd(), *command)))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "taskq", "worker"])
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    taskq("worker", "-A", "proj", "--workdir", str(inside))
+    assert executed == [(folder, sys.executable, [sys.executable, "-m", "taskq", "worker"])]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_many_tasks_are_counted(taskq: Taskq, folder: Path) -> None:
+    (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
+    tasks = "from proj import app\nfor n in range(12):\n    app.task(name=f't{n:02}')(lambda: None)\n"
+    (folder / "more_tasks.py").write_text(tasks)
+    assert (
+        "  tasks    12: t00, t01, t02, t03, t04, t05, t06, t07, t08, t09 and 2 more\n"
+        in taskq("worker", "-A", "proj").err
+    )
