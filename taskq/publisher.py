@@ -57,7 +57,10 @@ class Publisher:
                 future.cancel()
 
     async def _send(self, batch: list[tuple[Message, asyncio.Future[None]]]) -> None:
-        failures = await self._failures([message for message, _ in batch])
+        try:
+            failures = await failures_of(await self._connect(), [message for message, _ in batch])
+        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+            failures = dict.fromkeys(range(len(batch)), error)
         for index, (_, future) in enumerate(batch):
             if future.done():  # the caller was cancelled
                 continue
@@ -67,22 +70,22 @@ class Publisher:
             else:
                 future.set_exception(failure)
 
-    async def _failures(self, messages: Sequence[Message]) -> Mapping[int, Exception]:
-        """Hand them to the broker; what went wrong with which."""
-        try:
-            broker = await self._connect()
-            await broker.publish(messages)
-        except PublishErrors as errors:
-            return errors.failures
-        except EncodeError as error:
-            if len(messages) == 1:
-                return {0: error}
-            # Nothing was sent: only the caller whose message it is must suffer for it.
-            alone = [await self._failures([message]) for message in messages]
-            return {index: failure[0] for index, failure in enumerate(alone) if failure}
-        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
-            return dict.fromkeys(range(len(messages)), error)
-        return {}
+
+async def failures_of(broker: Broker, messages: Sequence[Message]) -> Mapping[int, Exception]:
+    """Hand messages to the broker; what went wrong with which (OperationalError or EncodeError)."""
+    try:
+        await broker.publish(messages)
+    except PublishErrors as errors:
+        return errors.failures
+    except OperationalError as error:
+        return dict.fromkeys(range(len(messages)), error)
+    except EncodeError as error:
+        if len(messages) == 1:
+            return {0: error}
+        # Nothing was sent: only the message at fault must suffer for it.
+        alone = [await failures_of(broker, [message]) for message in messages]
+        return {index: failures[0] for index, failures in enumerate(alone) if failures}
+    return {}
 
 
 def _raise_failures(outcomes: Sequence[BaseException | None]) -> None:

@@ -6,26 +6,24 @@ repeats work and never loses it.
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from taskq.broker import Broker, Consumer
 from taskq.clock import now
-from taskq.errors import EncodeError, OperationalError, PublishErrors, StoreError, Unroutable
+from taskq.errors import EncodeError, OperationalError, StoreError, Unroutable
 from taskq.message import DeadLetter, Delivery, Message
+from taskq.protocol import task_id_of
+from taskq.publisher import failures_of
 from taskq.signature import new_id
+from taskq.states import READY
 from taskq.store import ResultStore, TaskResult
+from taskq.worker.insist import insist
 from taskq.worker.outcome import FollowUps, Outcome, Settle
+from taskq.worker.results import failure_of
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-#: The longest pause between two tries of a broker or store that is down, in seconds.
-MAX_PAUSE = 5.0
 
 
 @dataclass(slots=True)
@@ -44,7 +42,6 @@ class Completer:
     Args:
         broker, store: opened.
         consumer: the one that made the deliveries.
-        unencodable: turns an outcome whose result the serializer refuses into one that can be stored.
         settled: told of every delivery whose custody has ended.
         lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
     """
@@ -55,14 +52,12 @@ class Completer:
         store: ResultStore,
         consumer: Consumer,
         *,
-        unencodable: Callable[[TaskResult, EncodeError], TaskResult],
         settled: Callable[[Sequence[Delivery]], None],
         lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
     ) -> None:
         self._broker = broker
         self._store = store
         self._consumer = consumer
-        self._unencodable = unencodable
         self._settled = settled
         self._lost = lost
         self._loop = asyncio.get_running_loop()
@@ -99,7 +94,7 @@ class Completer:
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         """Have a part return to its chord; see `ResultStore.join`."""
-        return await _insist("join a chord", lambda: self._store.join(part, index), StoreError)
+        return await insist("join a chord", lambda: self._store.join(part, index), StoreError)
 
     def _add(self, entry: _Entry) -> None:
         self._pile.append(entry)
@@ -142,7 +137,7 @@ class Completer:
         if not results:
             return
         try:
-            await _insist("store results", lambda: self._store.save(results), StoreError)
+            await insist("store results", lambda: self._store.save(results), StoreError)
         except EncodeError:
             for result in results:
                 await self._save_alone(result)
@@ -150,57 +145,57 @@ class Completer:
     async def _save_alone(self, result: TaskResult) -> None:
         """After a batch that the serializer refused: only the result at fault becomes a FAILURE."""
         try:
-            await _insist("store a result", lambda: self._store.save([result]), StoreError)
+            await insist("store a result", lambda: self._store.save([result]), StoreError)
         except EncodeError as error:
-            failure = self._unencodable(result, error)
-            await _insist("store a result", lambda: self._store.save([failure]), StoreError)
+            logger.error("the state %s of %s cannot be stored: %s", result.state, result.task_id, error)  # noqa: TRY400 - a traceback says no more
+            if result.state in READY:  # else its task goes on
+                failure = failure_of(result.task_id, error, like=result)
+                await insist("store a result", lambda: self._store.save([failure]), StoreError)
 
     async def _send(self, follows: Sequence[FollowUps]) -> None:
         """A chord is begun before its members are sent, and has ended when its body is safe."""
         begun = {chord: size for follow in follows for chord, size in follow.begun.items()}
         if begun:
-            await _insist("begin chords", lambda: self._store.begin_chords(begun), StoreError)
+            await insist("begin chords", lambda: self._store.begin_chords(begun), StoreError)
         await self._publish([message for follow in follows for message in follow.messages])
         ended = [chord for follow in follows for chord in follow.ended]
         if ended:
-            await _insist("end chords", lambda: self._store.end_chords(ended), StoreError)
+            await insist("end chords", lambda: self._store.end_chords(ended), StoreError)
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Publish follow-ups; those accepted are never sent twice, one without a queue goes to the dead letters."""
-        if not messages:
-            return
+        if messages:
+            await insist("publish", lambda: self._attempt(messages), OperationalError)
 
-        async def attempt() -> None:
-            try:
-                await self._broker.publish(messages)
-            except PublishErrors as errors:
-                await self._bury(messages, errors)
-                messages[:] = [
-                    messages[index]
-                    for index, error in errors.failures.items()
-                    if not isinstance(error, Unroutable)
-                ]
-                if messages:
-                    raise
+    async def _attempt(self, messages: list[Message]) -> None:
+        """Publish follow-ups. What was accepted is never sent twice; what never can be is put away."""
+        failures = await failures_of(self._broker, messages)
+        hopeless = {i: error for i, error in failures.items() if isinstance(error, Unroutable | EncodeError)}
+        if hopeless:
+            await self._give_up([(messages[i], error) for i, error in hopeless.items()])
+        messages[:] = [messages[i] for i in failures if i not in hopeless]
+        for i, error in failures.items():
+            if i not in hopeless:
+                raise error
 
-        await _insist("publish", attempt, OperationalError)
-
-    async def _bury(self, messages: Sequence[Message], errors: PublishErrors) -> None:
-        unroutable = {i: error for i, error in errors.failures.items() if isinstance(error, Unroutable)}
-        if unroutable:
-            logger.error("%d follow-ups have no queue, kept as dead letters: %s", len(unroutable), errors)
-            letters = [
-                DeadLetter(new_id(), messages[i].routing_key, str(error), now(), messages[i])
-                for i, error in unroutable.items()
-            ]
+    async def _give_up(self, messages: Sequence[tuple[Message, Exception]]) -> None:
+        """Those without a queue become dead letters; who waits for them learns of it."""
+        letters, results = [], []
+        for message, error in messages:
+            task_id = task_id_of(message)
+            logger.error("dead       %s  cannot be sent: %s", task_id, error)
+            results.append(failure_of(str(task_id), error, reply_to=message.reply_to))
+            if not isinstance(error, EncodeError):
+                letters.append(DeadLetter(new_id(), message.routing_key, str(error), now(), message))
+        if letters:
             await self._broker.bury(letters)
+        await self._save(results)
 
     async def _settle(self, early: list[Delivery], outcomes: Sequence[Outcome]) -> None:
         ack = early + [outcome.delivery for outcome in outcomes if outcome.settle is Settle.ACK]
         requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
         reject = [(o.delivery, o.reason) for o in outcomes if o.settle is Settle.REJECT]
         if ack or requeue or reject:
-            await _insist(
+            await insist(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
                 OperationalError,
@@ -216,15 +211,3 @@ def _named(outcome: Outcome) -> FollowUps:
             message.once = message.once or name
         outcome.delivery.once = names
     return follow
-
-
-async def _insist(what: str, act: Callable[[], Awaitable[T]], error: type[Exception]) -> T:
-    """Do it until it works: giving up here would lose what a task has done. Pauses grow, with jitter."""
-    pause = 0.1
-    while True:
-        try:
-            return await act()
-        except error as failure:
-            logger.warning("could not %s, trying again: %s", what, failure)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-        pause = min(pause * 2, MAX_PAUSE)

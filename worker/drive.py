@@ -1,40 +1,62 @@
-"""Stepping a coroutine so that a cancellation can become another exception.
+"""A coroutine in a task of its own that can be ended with an exception of our choice.
 
-`asyncio.Task.cancel` only knows CancelledError. A run with time limits is stepped by this: whoever ends it sets
-`interrupt` and cancels its task; the coroutine then gets that exception at the await it is at, and may catch it.
+`asyncio.Task.cancel` only knows CancelledError. Here the coroutine is stepped: the cancellation that `interrupt`
+asks for is replaced on its way in, so that it arrives as that exception at the await the coroutine is at.
 """
 
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any
 
-T = TypeVar("T")
+from taskq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
 
-class Interruptible:
-    """One coroutine and the exception it is to be ended with."""
+class _SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """Inside, it is a cancellation, too: `TaskGroup`, `wait_for` and anyio clean up only for that."""
 
-    __slots__ = ("_error", "_task", "coroutine")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+class _HardLimit(TimeLimitExceeded, asyncio.CancelledError):
+    """The same for the hard limit."""
+
+
+_INSIDE: dict[type[BaseException], type[BaseException]] = {
+    SoftTimeLimitExceeded: _SoftLimit,
+    TimeLimitExceeded: _HardLimit,
+}
+
+
+class CoroutineRun:
+    """One coroutine, begun. `done` is its task, of that name: it ends with the coroutine's value or exception."""
+
+    __slots__ = ("_error", "_given_up", "coroutine", "done")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
         self.coroutine = coroutine
         self._error: BaseException | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+        self.done: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self._run(), name=name)
 
-    def interrupt(self, error: BaseException) -> None:
-        """Raise `error` in the coroutine at its present await."""
-        if self._task is not None and not self._task.done():
-            self._error = error
-            self._task.cancel()
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise `error` in the coroutine at its present await. It may catch it."""
+        if not self.done.done():
+            self._error = _INSIDE[error]()
+            self.done.cancel()
 
-    async def run(self) -> Any:
-        """Await this instead of the coroutine."""
-        self._task = asyncio.current_task()
+    def abandon(self) -> None:
+        """Stop waiting for a coroutine that does not end: it is closed where it is, and its end no longer matters."""
+        self._given_up = True
+        self.done.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self.done.cancel()
+
+    async def _run(self) -> Any:
         try:
             return await self._steps()
-        finally:
-            self._task = None
+        except _SoftLimit as error:
+            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
+        except _HardLimit as error:
+            raise TimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
 
     @types.coroutine
     def _steps(self) -> Generator[Any, Any, Any]:
@@ -49,13 +71,12 @@ class Interruptible:
                 value = yield awaited
                 step = self.coroutine.send
             except BaseException as error:  # noqa: BLE001 - all of them belong to the coroutine
-                step, value = self.coroutine.throw, self._instead(error)
-
-    def _instead(self, error: BaseException) -> BaseException:
-        """Our exception in place of the cancellation that brought it."""
-        if self._error is None or not isinstance(error, asyncio.CancelledError):
-            return error
-        instead, self._error = self._error, None
-        if self._task is not None:
-            self._task.uncancel()
-        return instead
+                step, value = self.coroutine.throw, error
+            if self._given_up:
+                with suppress(RuntimeError):  # it awaits again instead of ending
+                    self.coroutine.close()
+                return None
+            if self._error is not None:
+                # In place of the cancellation that brought it, or that what it awaited has swallowed.
+                step, value, self._error = self.coroutine.throw, self._error, None
+                self.done.uncancel()

@@ -10,6 +10,7 @@ from taskq import signals, states
 from taskq.app import TaskQ
 from taskq.errors import TaskRevokedError
 from taskq.request import current
+from taskq.worker.drive import CoroutineRun
 from taskq.worker.effects import Effects
 from taskq.worker.hooks import overrides
 from taskq.worker.job import Job
@@ -47,20 +48,24 @@ class Executor:
         if request.expires is not None and request.expires.timestamp() < self._now():
             return await self._verdict.revoked(job, EXPIRED)
         if not (self._conf.task_acks_late if task.acks_late is None else task.acks_late):
+            job.acknowledged = True  # before it is: whatever happens from here on, it is not given back
             await self._effects.acknowledge(job.delivery)
-            job.acknowledged = True
         request.hostname = self._hostname
         request.record = self._effects.report
         current.set(request)
         try:
             await self._before(job)
             outcome = await self._verdict.succeeded(job, await self._run(job))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if job.handed_back:
                 return self._verdict.handed_back(job)
-            outcome = await self._verdict.failed(job, TaskRevokedError("terminated"))
+            if job.runner is not None and job.runner.cancelling():
+                outcome = await self._verdict.failed(job, TaskRevokedError("terminated"))
+            else:  # nobody ended it: the task awaited something that was cancelled, or raised this itself
+                outcome = await self._verdict.of(job, error)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             outcome = await self._verdict.of(job, error)
+        request.record = None  # what goes on in the background has no say any more
         if signals.task_postrun.receivers:
             await signals.task_postrun.send(
                 task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
@@ -84,9 +89,11 @@ class Executor:
         limits = Limits.of(request, task, self._conf)
         if task.is_async:
             coroutine = task.run(*request.args, **request.kwargs)
-            return await (coroutine if limits is None else limits.bound(coroutine))
+            if limits is None:
+                return await coroutine
+            return await limits.bound(CoroutineRun(coroutine, f"{request.name}[{request.id}]"))
         call = functools.partial(task.run, *request.args, **request.kwargs)
         run = self._threads.submit(call, thread_context())
         if limits is None:
             return await run.done
-        return await limits.bound_thread(run, self._threads)
+        return await limits.bound(run)

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from taskq.broker import Broker, Consumer
+from taskq.errors import OperationalError
 from taskq.message import Delivery
 from taskq.worker.admission import Admission
 from taskq.worker.custody import Custody
+from taskq.worker.insist import insist
 from taskq.worker.job import Job
 from taskq.worker.outcome import Outcome, Settle
 from taskq.worker.runlog import RunLog
@@ -58,7 +60,7 @@ class Intake:
         self._log = log
         self._later: Timers[Job] = Timers()
         self._alarm: asyncio.TimerHandle | None = None
-        self._revoking: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Receive until the consumer is closed. Back-pressure is arithmetic: ask for what there is room for."""
@@ -92,7 +94,7 @@ class Intake:
             else:
                 parked.append((job.delivery, job.due))
         if parked:
-            await self._consumer.park(parked)
+            await insist("park tasks", lambda: self._consumer.park(parked), OperationalError)
             self._custody.release([delivery for delivery, _ in parked])
         self._set_alarm()
 
@@ -100,7 +102,8 @@ class Intake:
         """Those that may run; the revoked ones get their outcome."""
         if not jobs:
             return jobs
-        revoked = await self._broker.revoked([job.request.id for job in jobs])
+        ids = [job.request.id for job in jobs]
+        revoked = await insist("ask for revoked tasks", lambda: self._broker.revoked(ids), OperationalError)
         if not revoked:
             return jobs
         for job in jobs:
@@ -126,19 +129,19 @@ class Intake:
         self._set_alarm()
         if due:
             task = asyncio.get_running_loop().create_task(self._start_due(due))
-            self._revoking.add(task)
-            task.add_done_callback(self._revoking.discard)
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
     async def _start_due(self, jobs: Sequence[Job]) -> None:
         """They may have been revoked while they waited."""
         for job in await self._without_revoked(jobs):
             self._runner.add(job)
 
-    async def close(self) -> None:
-        """Give back what waits for its eta."""
+    def close(self) -> None:
+        """Give back what waits for its eta; what is just due goes back when the consumer is closed."""
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._revoking:
-            await asyncio.wait(self._revoking)
+        for task in self._starting:
+            task.cancel()
         for job in self._later.clear():
             self._put(Outcome(job.delivery, settle=Settle.REQUEUE))

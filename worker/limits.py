@@ -1,19 +1,36 @@
 """Time limits of one run, in seconds."""
 
 import asyncio
-from collections.abc import Coroutine
+import logging
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from taskq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from taskq.request import Request
 from taskq.settings import Settings
 from taskq.task import Task
-from taskq.worker.drive import Interruptible
-from taskq.worker.threads import ThreadPool, ThreadRun
 
-#: A coroutine that swallows its hard limit is ended again so often, in seconds.
-_INSIST = 1.0
+logger = logging.getLogger("taskq.worker")
+
+#: How long a run that was ended by its hard limit may take to clean up, in seconds.
+PATIENCE = 0.5
+
+
+class Run(Protocol):
+    """A run under way: a coroutine's or a thread's."""
+
+    @property
+    def done(self) -> "asyncio.Future[Any]":
+        """Ends with its value or exception."""
+        ...
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise `error` inside it."""
+        ...
+
+    def abandon(self) -> None:
+        """Wait for it no longer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,41 +50,11 @@ class Limits:
             soft = conf.task_soft_time_limit if task.soft_time_limit is None else task.soft_time_limit
         return None if hard is None and soft is None else cls(hard, soft)
 
-    async def bound(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await a coroutine within the limits.
+    async def bound(self, run: "Run") -> Any:
+        """Wait for a run within the limits. One that does not heed the hard limit is left behind.
 
         Raises:
-            SoftTimeLimitExceeded: the coroutine let it through.
-            TimeLimitExceeded: the hard limit passed.
-        """
-        loop = asyncio.get_running_loop()
-        run = Interruptible(coroutine)
-        ended: list[TimeLimitExceeded] = []
-        timers: list[asyncio.TimerHandle] = []
-
-        def end() -> None:
-            ended[:] = [TimeLimitExceeded(self.hard)]
-            run.interrupt(ended[0])
-            timers.append(loop.call_later(_INSIST, end))
-
-        if self.soft is not None:
-            timers.append(loop.call_later(self.soft, lambda: run.interrupt(SoftTimeLimitExceeded())))
-        if self.hard is not None:
-            timers.append(loop.call_later(self.hard, end))
-        try:
-            value = await run.run()
-        finally:
-            for timer in timers:
-                timer.cancel()
-        if ended:
-            raise ended[0]
-        return value
-
-    async def bound_thread(self, run: ThreadRun, threads: ThreadPool) -> Any:
-        """Wait for a thread's run within the limits. A thread that does not end is left behind and replaced.
-
-        Raises:
-            SoftTimeLimitExceeded: the function let it through.
+            SoftTimeLimitExceeded: the run let it through.
             TimeLimitExceeded: the hard limit passed.
         """
         spent = 0.0
@@ -76,13 +63,27 @@ class Limits:
                 return run.done.result()
             run.interrupt(SoftTimeLimitExceeded)
             spent = self.soft
-        if not await _ended(run, None if self.hard is None else self.hard - spent):
-            run.interrupt(TimeLimitExceeded)
-            threads.abandon(run)
-            raise TimeLimitExceeded(self.hard)
-        return run.done.result()
+        if await _ended(run, None if self.hard is None else self.hard - spent):
+            return run.done.result()
+        run.interrupt(TimeLimitExceeded)
+        if not await _ended(run, PATIENCE):
+            logger.warning(
+                "a run that was ended by its hard time limit of %s s goes on: left behind", self.hard
+            )
+            run.abandon()
+        raise TimeLimitExceeded(self.hard)
 
 
-async def _ended(run: ThreadRun, timeout: float | None) -> bool:  # noqa: ASYNC109 - a limit, not a deadline of ours
-    done, _ = await asyncio.wait([run.done], timeout=timeout)
+async def _ended(run: "Run", timeout: float | None) -> bool:  # noqa: ASYNC109 - a limit, not a deadline of ours
+    """Whether it ends in time. Cancelled from outside, it is, too, and may end in its own way; at the second time not."""
+    try:
+        done, _ = await asyncio.wait([run.done], timeout=timeout)
+    except asyncio.CancelledError:
+        run.done.cancel()
+        try:
+            await asyncio.wait([run.done])
+        except asyncio.CancelledError:
+            run.abandon()
+            raise
+        return True
     return bool(done)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from taskq import states
+from taskq.failures import encode_exception
 from taskq.settings import Settings
 from taskq.store import TaskResult
 from taskq.worker.job import Job
@@ -25,6 +26,18 @@ def stored_state(job: Job, state: str, value: Any, text: str | None = None) -> T
     if state in states.READY:
         result.date_done = datetime.now(UTC).isoformat()
     return result
+
+
+def failure_of(
+    task_id: str, error: BaseException, *, reply_to: str = "", like: TaskResult | None = None
+) -> TaskResult:
+    """The failure of a task by an error of ours; with the place and the address of the state it stands for."""
+    failure = TaskResult(task_id, states.FAILURE, encode_exception(error), reply_to=reply_to)
+    if like is not None:
+        failure.group_id, failure.parent_id = like.group_id, like.parent_id
+        failure.reply_to = like.reply_to
+    failure.date_done = datetime.now(UTC).isoformat()
+    return failure
 
 
 def extended(job: Job) -> dict[str, Any]:

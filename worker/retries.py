@@ -3,14 +3,15 @@
 import random
 from typing import Any
 
+from taskq.errors import TimeLimitExceeded
 from taskq.request import Request
 from taskq.task import Task
 
 
 def is_retried(task: Task[Any, Any, Any], error: BaseException) -> bool:
-    """Whether the task wants to be retried after this exception."""
+    """Whether the task wants to be retried after this exception. The hard time limit is final, as in Celery."""
     return isinstance(error, tuple(task.autoretry_for)) and not isinstance(
-        error, tuple(task.dont_autoretry_for)
+        error, (TimeLimitExceeded, *task.dont_autoretry_for)
     )
 
 

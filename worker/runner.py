@@ -1,14 +1,20 @@
 """Which jobs run now: at most `concurrency` of them, in the order they became ready."""
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable
 
+from taskq import states
 from taskq.broker import Consumer
+from taskq.errors import OperationalError
+from taskq.failures import encode_exception
 from taskq.worker.executor import Executor
+from taskq.worker.insist import insist
 from taskq.worker.job import Job
 from taskq.worker.outcome import Outcome, Settle
+from taskq.worker.results import stored_state
 
 logger = logging.getLogger("taskq.worker")
 
@@ -19,6 +25,11 @@ class Runner:
     A job whose message saw a worker die is blamed for the next death before it runs; one that was blamed already
     runs alone among its kind, so that of those in the hands of a dying worker only the one that kills is blamed
     again and again, and ends in the dead letters.
+
+    Args:
+        put: where outcomes go.
+        concurrency: how many may run at the same time.
+        threads: how many of them may be plain functions; more wait aside until a thread is free.
     """
 
     def __init__(
@@ -28,13 +39,18 @@ class Runner:
         put: Callable[[Outcome], None],
         *,
         concurrency: int,
+        threads: int,
     ) -> None:
         self._executor = executor
         self._consumer = consumer
         self._put = put
         self._concurrency = concurrency
+        self._free_threads = threads
         self._loop = asyncio.get_running_loop()
+        # Each run begins with a copy of this, not of what the run before it has set.
+        self._context = contextvars.copy_context()
         self._ready: deque[Job] = deque()
+        self._aside: deque[Job] = deque()
         self._accused: deque[Job] = deque()
         self._trial: Job | None = None
         self._closed = False
@@ -45,51 +61,82 @@ class Runner:
     def add(self, job: Job) -> None:
         """Run a job as soon as there is room."""
         if self._closed:
-            self._hand_back(job)
+            self._put(Outcome(job.delivery, settle=Settle.REQUEUE))
             return
         (self._accused if job.delivery.deaths > 1 else self._ready).append(job)
         self._fill()
 
+    # --- starting -------------------------------------------------------------------------------------------
+
     def _fill(self) -> None:
-        while len(self.running) < self._concurrency:
-            if self._accused and self._trial is None:
-                job = self._trial = self._accused.popleft()
-            elif self._ready:
-                job = self._ready.popleft()
-            else:
-                return
+        while len(self.running) < self._concurrency and (job := self._next()) is not None:
             self.running.add(job)
+            if not job.task.is_async:
+                self._free_threads -= 1
             job.started = self._loop.time()
-            job.runner = self._loop.create_task(self._run(job))
+            job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
+
+    def _next(self) -> Job | None:
+        if self._accused and self._trial is None and self._has_thread_for(self._accused[0]):
+            self._trial = self._accused.popleft()
+            return self._trial
+        while self._ready:
+            job = self._ready.popleft()
+            if job.task.is_async or self._free_threads:
+                return job
+            self._aside.append(job)
+        return None
+
+    def _has_thread_for(self, job: Job) -> bool:
+        return job.task.is_async or self._free_threads > 0
+
+    # --- running --------------------------------------------------------------------------------------------
 
     async def _run(self, job: Job) -> None:
         try:
-            if job.delivery.deaths:
-                await self._consumer.blame(job.delivery)
-            outcome = await self._executor.execute(job)
-            if job.delivery.deaths and outcome.settle is Settle.REQUEUE:
-                await self._consumer.blame(job.delivery, -1)
-        except BaseException:  # a bug of ours or a cancellation from outside: the message must not be lost
-            logger.exception("could not run %s[%s], giving it back", job.request.task, job.request.id)
-            outcome = Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+            outcome = await (
+                self._execute_accused(job) if job.delivery.deaths else self._executor.execute(job)
+            )
+        except asyncio.CancelledError:  # at an await of ours, before or after the task's own code
+            outcome = _given_back(job)
+        except Exception as error:
+            logger.exception("could not handle the end of %s[%s]", job.request.task, job.request.id)
+            outcome = _broken(job, error)
+        if job in self.running:  # else it was given up
+            self._end(job, outcome)
+
+    async def _execute_accused(self, job: Job) -> Outcome:
+        await self._blame(job, 1)
+        outcome = await self._executor.execute(job)
+        if outcome.settle is Settle.REQUEUE:
+            await self._blame(job, -1)
+        return outcome
+
+    async def _blame(self, job: Job, count: int) -> None:
+        await insist("blame a task", lambda: self._consumer.blame(job.delivery, count), OperationalError)
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
         self._put(outcome)
         self.running.discard(job)
+        if not job.task.is_async:
+            self._free_threads += 1
+            if self._aside:
+                self._ready.appendleft(self._aside.popleft())
         if job is self._trial:
             self._trial = None
         self._fill()
         if not self.running:
             self._idle.set()
 
-    def _hand_back(self, job: Job) -> None:
-        self._put(Outcome(job.delivery, settle=Settle.REQUEUE))
+    # --- stopping -------------------------------------------------------------------------------------------
 
     def close(self) -> int:
         """Start no more: what was ready is given back at once. Tells how many run on."""
         self._closed = True
-        for waiting in (self._ready, self._accused):
+        for waiting in (self._aside, self._ready, self._accused):
             while waiting:
-                self._hand_back(waiting.popleft())
+                self._put(Outcome(waiting.popleft().delivery, settle=Settle.REQUEUE))
         return len(self.running)
 
     async def wait(self) -> None:
@@ -102,3 +149,23 @@ class Runner:
             job.handed_back = True
             if job.runner is not None:
                 job.runner.cancel()
+
+    def give_up(self) -> None:
+        """Give back what does not end: its coroutine swallows its cancellation."""
+        for job in list(self.running):
+            logger.error("%s[%s] does not end when cancelled, given back", job.request.task, job.request.id)
+            self._end(job, _given_back(job))
+
+
+def _given_back(job: Job) -> Outcome:
+    return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+
+
+def _broken(job: Job, error: Exception) -> Outcome:
+    """A run whose end we could not handle: a poisoned message or a bug. Tried again it would fail again."""
+    return Outcome(
+        job.delivery,
+        [stored_state(job, states.FAILURE, encode_exception(error))],
+        settle=Settle.DONE if job.acknowledged else Settle.REJECT,
+        reason=f"its end could not be handled: {error!r}",
+    )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from taskq.worker.drive import Interruptible
+from taskq.worker.drive import CoroutineRun
 from taskq.worker.job import Job
 
 
@@ -39,7 +39,7 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
             return
         yield frame
         owner = frame.f_locals.get("self")
-        if kind == "gi" and isinstance(owner, Interruptible):
+        if kind == "gi" and isinstance(owner, CoroutineRun):
             awaited = owner.coroutine
         else:
             awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")

@@ -8,19 +8,16 @@ import asyncio
 import contextvars
 import ctypes
 import threading
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from taskq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from taskq.sync import worker_loop
-
-_INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded)
 
 
 def thread_context() -> contextvars.Context:
-    """The present context for a thread, in which blocking calls are carried out on the worker's loop."""
+    """The context of the present run, for its function in a thread: blocking calls there use our loop."""
     context = contextvars.copy_context()
     context.run(worker_loop.set, asyncio.get_running_loop())
     return context
@@ -29,34 +26,50 @@ def thread_context() -> contextvars.Context:
 class ThreadRun:
     """One call in a thread. `done` is resolved on the loop with its value or exception."""
 
-    __slots__ = ("_lock", "_thread", "context", "done", "fun")
+    __slots__ = ("_context", "_fun", "_interrupted", "_lock", "_pool", "_thread", "abandoned", "done")
 
-    def __init__(
-        self, fun: Callable[[], Any], context: contextvars.Context, done: "asyncio.Future[Any]"
-    ) -> None:
-        self.fun = fun
-        self.context = context
-        self.done = done
+    def __init__(self, fun: Callable[[], Any], context: contextvars.Context, pool: "ThreadPool") -> None:
+        self.done: asyncio.Future[Any] = pool.loop.create_future()
+        self.abandoned = False
+        self._fun = fun
+        self._context = context
+        self._pool = pool
         self._thread: int | None = None
+        self._interrupted = False
         self._lock = threading.Lock()
 
     def call(self) -> Any:
-        """In the thread: run the function."""
+        """In the thread: run the function, unless nobody waits for it any more."""
+        if self.done.cancelled():
+            return None
         with self._lock:
             self._thread = threading.get_ident()
         try:
-            return self.context.run(self.fun)
+            return self._context.run(self._fun)
         finally:
-            with self._lock:
-                self._thread = None
+            self.leave()
+
+    def leave(self) -> None:
+        """In the thread: from here on nobody interrupts it; an interrupt on its way is called off."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if self._interrupted and thread is not None:
+                _raise_in(thread, None)
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the function at its next Python instruction; does nothing once it has returned."""
         with self._lock:
             if self._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(error)
-                )
+                self._interrupted = True
+                _raise_in(self._thread, error)
+
+    def abandon(self) -> None:
+        """Stop waiting for it. Its thread ends with it and no longer counts: another may take its place."""
+        self.done.cancel()
+        with self._lock:
+            self.abandoned = self._thread is not None
+        if self.abandoned:
+            self._pool.forget()
 
 
 class ThreadPool:
@@ -66,37 +79,34 @@ class ThreadPool:
     """
 
     def __init__(self, size: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._size = size
-        self._loop = loop
         self._calls: SimpleQueue[ThreadRun | None] = SimpleQueue()
-        self._finished: deque[tuple[ThreadRun, Any, BaseException | None]] = deque()
+        self._lock = threading.Lock()
+        self._finished: list[tuple[ThreadRun, Any, BaseException | None]] = []
         self._threads = 0
         self._busy = 0
 
     def submit(self, fun: Callable[[], Any], context: contextvars.Context) -> ThreadRun:
         """Have a function called in a thread, inside the context."""
-        run = ThreadRun(fun, context, self._loop.create_future())
+        run = ThreadRun(fun, context, self)
         self._busy += 1
         if self._busy > self._threads and self._threads < self._size:
-            self._start_thread()
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"taskq-{self._threads}", daemon=True).start()
         self._calls.put(run)
         return run
 
-    def abandon(self, run: ThreadRun) -> None:
-        """Stop waiting for a run that does not end: its thread no longer counts, another takes its place."""
-        if not run.done.done():
-            run.done.cancel()
-            self._size += 1
+    def forget(self) -> None:
+        """Count a thread no longer: its run was abandoned."""
+        self._threads -= 1
+        self._busy -= 1
 
     def close(self) -> None:
         """Let idle threads end; those that run end after it."""
         for _ in range(self._threads):
             self._calls.put(None)
         self._threads = 0
-
-    def _start_thread(self) -> None:
-        self._threads += 1
-        threading.Thread(target=self._work, name=f"taskq-{self._threads}", daemon=True).start()
 
     def _work(self) -> None:
         while (run := self._calls.get()) is not None:
@@ -106,32 +116,43 @@ class ThreadPool:
                 value = run.call()
             except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
                 error = raised
-            try:
-                self._hand_over(run, value, error)
-            except _INTERRUPTS:  # an interrupt that came when the function had already returned
-                self._hand_over(run, value, error)
+                run.leave()  # an interrupt may have come while it was leaving
+            if run.abandoned:
+                return
+            self._hand_over(run, value, error)
 
     def _hand_over(self, run: ThreadRun, value: Any, error: BaseException | None) -> None:
-        self._finished.append((run, value, error))
-        if len(self._finished) == 1 and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolve)
+        with self._lock:
+            self._finished.append((run, value, error))
+            first = len(self._finished) == 1
+        if first:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self.loop.call_soon_threadsafe(self._resolve)
 
     def _resolve(self) -> None:
         """On the loop: hand every finished run to whoever waits for it."""
-        finished = self._finished
-        while finished:
-            run, value, error = finished[0]
-            self._busy -= 1
-            if not run.done.done():
-                if error is None:
-                    run.done.set_result(value)
-                else:
-                    run.done.set_exception(error if isinstance(error, Exception) else _as_exception(error))
-            finished.popleft()
+        with self._lock:
+            finished, self._finished = self._finished, []
+        self._busy -= len(finished)
+        for run, value, error in finished:
+            if run.done.done():
+                continue
+            if error is None:
+                run.done.set_result(value)
+            else:
+                run.done.set_exception(_settable(error))
 
 
-def _as_exception(error: BaseException) -> Exception:
-    """SystemExit and its like end the function, not the worker."""
-    wrapped = RuntimeError(f"the task ended its thread with {error!r}")
+def _settable(error: BaseException) -> Exception:
+    """An exception that a future takes: SystemExit and its like end the function, not the worker."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the task raised {error!r}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise `error` in a thread at its next Python instruction; None calls off what is on its way."""
+    what = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)

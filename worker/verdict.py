@@ -3,7 +3,6 @@
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from taskq import signals, states
@@ -30,7 +29,7 @@ from taskq.worker.followups import after_failure, after_success, replaced, retri
 from taskq.worker.hooks import Hooks
 from taskq.worker.job import Job
 from taskq.worker.outcome import FollowUps, Outcome, Settle
-from taskq.worker.results import extended, is_ignored, stored_state
+from taskq.worker.results import extended, failure_of, is_ignored, stored_state
 from taskq.worker.retries import is_retried, retry_by_itself
 from taskq.worker.runlog import RunLog, log_dead
 
@@ -133,10 +132,7 @@ class Verdict:
         outcome = Outcome(refused.delivery, settle=Settle.REJECT, reason=refused.reason)
         if task_id is None:
             return outcome
-        failure = TaskResult(
-            task_id, states.FAILURE, encode_exception(refused.error), reply_to=message.reply_to
-        )
-        failure.date_done = datetime.now(UTC).isoformat()
+        failure = failure_of(task_id, refused.error, reply_to=message.reply_to)
         outcome.results = [failure]
         if request is not None:
             await self._failed_after(request, outcome, failure, refused.error, None)

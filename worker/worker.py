@@ -3,17 +3,16 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from enum import IntEnum
+from typing import Any
 
-from taskq import signals, states
+from taskq import signals
 from taskq.app import TaskQ
 from taskq.broker import Broker, Consumer
 from taskq.clock import now
-from taskq.errors import EncodeError, OperationalError
-from taskq.failures import encode_exception
-from taskq.store import ResultStore, TaskResult
+from taskq.errors import OperationalError
+from taskq.store import ResultStore
 from taskq.worker.admission import Admission
 from taskq.worker.completer import Completer
 from taskq.worker.custody import Custody
@@ -29,6 +28,10 @@ from taskq.worker.threads import ThreadPool
 from taskq.worker.verdict import Verdict
 
 logger = logging.getLogger("taskq.worker")
+
+
+#: How long cancelled tasks may take to clean up, and the broker to take what goes back, in seconds.
+PATIENCE = 5.0
 
 
 class Stop(IntEnum):
@@ -117,49 +120,71 @@ class Worker:
 
     async def _work(self, parts: "_Parts") -> None:
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
-        services = [
-            asyncio.create_task(parts.completer.run(), name="taskq-completer"),
-            asyncio.create_task(parts.leases.run(), name="taskq-leases"),
-        ]
+        completer = asyncio.create_task(parts.completer.run(), name="taskq-completer")
+        leases = asyncio.create_task(parts.leases.run(), name="taskq-leases")
         stopping = asyncio.create_task(self._stopping.wait(), name="taskq-stop")
+        tasks = [intake, stopping, leases, completer]
         try:
             await signals.worker_ready.send(self)
             if self._on_ready is not None:
                 self._on_ready()
-            await asyncio.wait([stopping, intake, *services], return_when=asyncio.FIRST_COMPLETED)
-            await self._drain(parts, intake)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(parts, intake, completer)
         finally:
-            for task in (stopping, *services):
+            parts.runner.cancel()  # only where draining did not come to its end
+            for task in tasks:
                 task.cancel()
-            ends = await asyncio.gather(intake, stopping, *services, return_exceptions=True)
+            await asyncio.wait(tasks)
             parts.threads.close()
-        for end in ends:
-            if isinstance(end, Exception):
-                raise end
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
-    async def _drain(self, parts: "_Parts", intake: "asyncio.Task[None]") -> None:
+    async def _drain(
+        self, parts: "_Parts", intake: "asyncio.Task[None]", completer: "asyncio.Task[None]"
+    ) -> None:
         """Take no more, give back what has not begun, let the rest finish within the grace period."""
         await signals.worker_shutting_down.send(self)
         intake.cancel()
         await asyncio.wait([intake])
-        await parts.intake.close()
+        parts.intake.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.grace
         if parts.runner.close():
-            await self._finish(parts.runner)
-        await parts.completer.drain()
+            await self._finish(parts.runner, end)
+        rest = max(end - loop.time(), PATIENCE)
+        if not await self._in_time(parts.completer.drain(), rest, completer):
+            logger.error("outcomes could not be stored or settled: their tasks will be run again")
         try:
-            await parts.consumer.close()
-        except OperationalError as error:
+            async with asyncio.timeout(PATIENCE):
+                await parts.consumer.close()
+        except (OperationalError, TimeoutError) as error:
             logger.warning("could not give deliveries back; their leases will run out: %s", error)
 
-    async def _finish(self, runner: Runner) -> None:
+    async def _finish(self, runner: Runner, end: float) -> None:
         """Wait for what runs; cancel it when the grace period is over or `stop(COLD)` says so."""
-        waits = [asyncio.create_task(runner.wait()), asyncio.create_task(self._cancelling.wait())]
-        done, _ = await asyncio.wait(waits, timeout=self.grace, return_when=asyncio.FIRST_COMPLETED)
-        if waits[0] not in done:
-            runner.cancel()
-            await runner.wait()
-        for wait in waits:
-            wait.cancel()
+        rest = end - asyncio.get_running_loop().time()
+        if await self._in_time(runner.wait(), rest):
+            return
+        runner.cancel()
+        if not await self._in_time(runner.wait(), PATIENCE, cold=False):
+            runner.give_up()
+
+    async def _in_time(
+        self,
+        work: Coroutine[Any, Any, None],
+        seconds: float,
+        *instead: "asyncio.Task[Any]",
+        cold: bool = True,
+    ) -> bool:
+        """Whether it is done before the time is over, `stop(COLD)` is called or something else ends instead."""
+        doing = asyncio.create_task(work)
+        told = asyncio.create_task(self._cancelling.wait())
+        watched = [doing, *instead, *([told] if cold else [])]
+        await asyncio.wait(watched, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (doing, told):
+            task.cancel()
+        return doing.done()
 
 
 class _Parts:
@@ -172,16 +197,16 @@ class _Parts:
         log = RunLog(clock=loop.time)
         self.consumer = consumer
         self.leases = Leases(consumer, custody, lease=conf.lease_seconds, clock=loop.time)
-        self.completer = Completer(
-            broker, store, consumer, unencodable=_unencodable, settled=custody.release, lost=self.leases.lost
-        )
+        self.completer = Completer(broker, store, consumer, settled=custody.release, lost=self.leases.lost)
         self.threads = ThreadPool(worker.threads, loop)
         effects = Effects(
             self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
         )
         verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
         executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
-        self.runner = Runner(executor, consumer, self.completer.put, concurrency=worker.concurrency)
+        self.runner = Runner(
+            executor, consumer, self.completer.put, concurrency=worker.concurrency, threads=worker.threads
+        )
         self.intake = Intake(
             broker,
             consumer,
@@ -196,16 +221,3 @@ class _Parts:
             now=now,
             log=log,
         )
-
-
-def _unencodable(result: TaskResult, error: EncodeError) -> TaskResult:
-    """The failure that stands for a state its serializer refuses, so that the caller is not left waiting."""
-    return TaskResult(
-        result.task_id,
-        states.FAILURE,
-        encode_exception(error),
-        date_done=datetime.now(UTC).isoformat(),
-        group_id=result.group_id,
-        parent_id=result.parent_id,
-        reply_to=result.reply_to,
-    )

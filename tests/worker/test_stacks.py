@@ -1,7 +1,7 @@
 import asyncio
 import threading
 
-from taskq.worker.drive import Interruptible
+from taskq.worker.drive import CoroutineRun
 from taskq.worker.stacks import describe_stacks
 
 
@@ -46,8 +46,7 @@ async def test_coroutines_are_shown_down_to_the_await_with_the_tasks_name_and_id
 
 
 async def test_a_run_with_time_limits_is_seen_through() -> None:
-    task = asyncio.create_task(Interruptible(calls_another()).run(), name="limited")
-    text = await stacks_of(task, [])
+    text = await stacks_of(CoroutineRun(calls_another(), "limited").done, [])
     assert "in waits_inside" in text.partition("--- coroutine limited\n")[2].partition("---")[0]
 
 
