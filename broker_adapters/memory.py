@@ -18,6 +18,7 @@ from taskq.broker_adapters.memory_once import Names
 from taskq.clock import now
 from taskq.envelope import dumps, loads
 from taskq.errors import DecodeError
+from taskq.exchanges import address, raise_refused
 from taskq.message import DeadLetter, Delivery, Message
 
 #: Seconds between two looks at the leases of others while nothing arrives.
@@ -339,6 +340,7 @@ class MemoryBroker:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._hub = HUBS[config.url]
+        self._config = config
         self._lease = config.lease
         self._consumers: list[MemoryConsumer] = []
 
@@ -350,14 +352,16 @@ class MemoryBroker:
             await consumer.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        fresh = self._hub.names.are_new([m.once for m in messages])
+        addressed, failures = address(messages, self._config)
+        fresh = self._hub.names.are_new([one.once for one in addressed])
         self._hub.add(
             [
-                (m.routing_key, m.priority, dumps(m, delivery_tag=""))
-                for m, is_fresh in zip(messages, fresh, strict=True)
+                (queue, message.priority, dumps(message, delivery_tag=""))
+                for (queue, _, message), is_fresh in zip(addressed, fresh, strict=True)
                 if is_fresh
             ]
         )
+        raise_refused(failures, len(messages))
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> MemoryConsumer:
         consumer = MemoryConsumer(self._hub, queues, prefetch, self._lease)

@@ -19,6 +19,7 @@ from taskq.broker_adapters.sqlite_queues import Letter, Outgoing, Row
 from taskq.clock import now
 from taskq.envelope import dumps, loads
 from taskq.errors import BrokerFull, DecodeError, OperationalError
+from taskq.exchanges import address, raise_refused
 from taskq.message import DeadLetter, Delivery, Message
 from taskq.sqlite_file import DURABLE, READ, WRITE, Failure, SqliteFile
 from taskq.sqlite_wake import Listener
@@ -212,6 +213,7 @@ class SqliteBroker:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._file = SqliteFile(config.url, queues_sql.SCHEMA, refuse)
+        self._config = config
         self._lease = config.lease
         self._mode = DURABLE if self._file.location.durable else WRITE
         self._letters_kept = float(config.options.get("dead_letter_expires", DEAD_LETTER_EXPIRES))
@@ -227,12 +229,14 @@ class SqliteBroker:
         self._file.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
+        addressed, failures = address(messages, self._config)
         outgoing = [
-            Outgoing(one.routing_key, -one.priority, dumps(one, delivery_tag=""), one.due, one.once)
-            for one in messages
+            Outgoing(queue, -message.priority, dumps(message, delivery_tag=""), message.due, once)
+            for queue, once, message in addressed
         ]
         if outgoing:
             await self._file.run(queues_sql.publish, outgoing, mode=self._mode, topic=MESSAGES)
+        raise_refused(failures, len(messages))
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> SqliteConsumer:
         consumer = SqliteConsumer(self._file, queues, prefetch, self._lease)

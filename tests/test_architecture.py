@@ -27,6 +27,7 @@ FUNCTION_LINES: Final = 40
 CORE: Final = (
     "taskq.message",
     "taskq.envelope",
+    "taskq.exchanges",
     "taskq.broker",
     "taskq.errors",
     "taskq.serializers",
