@@ -95,7 +95,7 @@ def log_dead(delivery: Delivery, task_id: str | None, reason: str) -> None:
     name = delivery.message.headers.get("task")
     fields: dict[str, Any] = {
         "event": "dead",
-        "detail": f"{reason}  see: taskq dead show {task_id or ''}".rstrip(),
+        "detail": f"{reason}  see: taskq dead {'ls' if task_id is None else f'show {task_id}'}",
     }
     fields |= {"task_id": task_id, "task_name": name, "queue": delivery.queue}
     logger.error("dead %s[%s]  %s", name, task_id, reason, extra=fields)

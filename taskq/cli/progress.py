@@ -50,13 +50,14 @@ class ProgressBar:
         self._title = title
         self._task = self._bar.add_task(title, total=None)
 
-    def show(self, state: Mapping[str, Any]) -> None:
-        """Take in a state, as `on_message` gives it."""
+    def show(self, state: Mapping[str, Any]) -> bool:
+        """Take in a state, as `on_message` gives it; tells whether it is to be seen in the bar."""
         step = step_of(state["result"])
-        if step is not None and state["status"] not in READY:
-            self._bar.update(
-                self._task, completed=step.done, total=step.total, description=step.text or self._title
-            )
+        if step is None or state["status"] in READY:
+            return False
+        text = step.text or self._title
+        self._bar.update(self._task, completed=step.done, total=step.total, description=text)
+        return not self._bar.disable
 
     def __enter__(self) -> Self:
         self._bar.start()

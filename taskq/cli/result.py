@@ -31,8 +31,7 @@ def result(*, task_id: str, watch: bool, traceback: bool, timeout: float | None,
             with ProgressBar(task_id, quiet=state.quiet) as bar:
 
                 def show(message: Mapping[str, Any]) -> None:
-                    bar.show(message)
-                    if message["status"] not in READY:
+                    if not bar.show(message) and message["status"] not in READY:
                         meta = message["result"]
                         state.say(message["status"] + ("" if meta is None else f" {to_json(meta)}"))
 

@@ -166,6 +166,28 @@ def test_a_worker_in_this_process(taskq: Taskq, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_its_own_lines_as_json(taskq: Taskq, folder: Path) -> None:
+    (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
+    said = taskq("worker", "-A", "proj", "--log-format", "json", "-n", "w@h", "-Q", "a,b", "-c", "5")
+    start, ready = map(json.loads, said.err.splitlines())
+    assert (start["event"], start["app"], start["app_from"], start["tasks"]) == (
+        "start",
+        "proj:app",
+        "-A",
+        ["more_tasks.one"],
+    )
+    assert (start["queues"], start["concurrency"], start["broker"]) == (["a", "b"], 5, "memory://inside")
+    assert (ready["event"], ready["message"], ready["worker"]) == ("ready", "w@h ready.", "w@h")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_its_own_lines_in_colour(taskq: Taskq, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert taskq("worker", "-A", "proj", "-n", "w@h").err.endswith("\033[1mw@h ready.\033[0m\n")
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_quiet_worker_without_tasks(taskq: Taskq, folder: Path) -> None:
     (folder / "proj.py").write_text(ENDS_BY_ITSELF.replace("{signal}", "SIGTERM"))
     (folder / "more_tasks.py").write_text("")
