@@ -17,7 +17,7 @@ from taskq.worker.worker import Stop, Worker
 
 logger = logging.getLogger("taskq.worker")
 
-EXIT_OK, EXIT_INTERRUPTED = 0, 130
+EXIT_OK, EXIT_UNCLEAN, EXIT_INTERRUPTED = 0, 1, 130
 
 #: Pauses between two tries to connect at start, in seconds: growing by the first, up to the second.
 RETRY_STEP, RETRY_MAX = 1.0, 10.0
@@ -54,7 +54,9 @@ class WorkerProcess:
         with self._signals():
             if await self._connect():
                 await self.worker.run()
-        return EXIT_OK if self._interrupts < 2 else EXIT_INTERRUPTED
+        if self._interrupts > 1:
+            return EXIT_INTERRUPTED
+        return EXIT_OK if self.worker.clean else EXIT_UNCLEAN
 
     # --- connecting -----------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class RunLog:
         self._line(level, "failed", job, detail, exc_info=trace, runtime=round(runtime, 3))
 
     def rejected(self, job: Job, reject: Reject) -> None:
-        where = "back to its queue" if reject.requeue else "see: taskq dead"
+        where = "back to its queue" if reject.requeue else f"see: taskq dead show {job.request.id}"
         self._line(logging.WARNING, "rejected", job, f"{reject.reason}  {where}")
 
     def revoked(self, job: Job, why: str) -> None:

@@ -73,6 +73,8 @@ class Worker:
         self.hostname = hostname or f"celery@{socket.gethostname()}"
         self.grace = conf.worker_grace if grace is None else grace
         self._on_ready = on_ready
+        #: After `run`: whether every outcome was stored and everything else given back at once.
+        self.clean = True
         self._stopping = asyncio.Event()
         self._cancelling = asyncio.Event()
         self._parts: _Parts | None = None
@@ -154,11 +156,13 @@ class Worker:
             await self._finish(parts.runner, end)
         rest = max(end - loop.time(), PATIENCE)
         if not await self._in_time(parts.completer.drain(), rest, completer):
+            self.clean = False
             logger.error("outcomes could not be stored or settled: their tasks will be run again")
         try:
             async with asyncio.timeout(PATIENCE):
                 await parts.consumer.close()
         except (OperationalError, TimeoutError) as error:
+            self.clean = False
             logger.warning("could not give deliveries back; their leases will run out: %s", error)
 
     async def _finish(self, runner: Runner, end: float) -> None:

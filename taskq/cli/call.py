@@ -9,7 +9,7 @@ import click
 from taskq.app import TaskQ
 from taskq.cli.apps import app_or_settings, connected, own_tasks
 from taskq.cli.outcome import tell
-from taskq.cli.output import json_option
+from taskq.cli.output import json_option, to_json
 from taskq.cli.params import (
     duration,
     duration_or_when,
@@ -91,7 +91,7 @@ def call(
     async def send(app: TaskQ) -> int:
         handle = await app.send_task(name, args, keywords, **given)  # type: ignore[arg-type]  # CallOptions by content
         if not wait:
-            click.echo(handle.id)
+            click.echo(to_json({"task_id": handle.id}) if as_json else handle.id)
             return 0
         with ProgressBar(name, quiet=get_state().quiet) as bar:
             await handle.get(timeout, propagate=False, on_message=bar.show)

@@ -32,7 +32,8 @@ VERBS: Mapping[str, Verb] = {
     "dead": Verb("taskq.cli.dead:dead", "Act", "tasks that could not be run: ls, show, retry, purge"),
 }
 
-EXIT_CODES = """0 done, or stopped as told; 1 the task failed; 2 wrong usage or no app;
+EXIT_CODES = """0 done, or stopped as told; 1 the task failed, or the worker could not give
+back what it held; 2 wrong usage or no app;
 69 broker or result store not reachable; 70 internal error; 130 interrupted"""
 
 #: Errors and what they make the command end with: the first that fits. Those of sysexits.h where there is one.

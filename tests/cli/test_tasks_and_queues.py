@@ -104,6 +104,7 @@ def test_call_prints_the_id_alone(taskq: Taskq) -> None:
     said = taskq("call", "shop_tasks.add", "1", "2", "--task-id", "my-id")
     assert (said.code, said.out, said.err) == (0, "my-id\n", "")
     assert waiting(taskq) == {"celery": 1, "slow": 0}
+    assert taskq("call", "shop_tasks.add", "1", "--task-id", "two", "--json").out == '{"task_id": "two"}\n'
 
 
 def test_call_sends_what_the_options_say(taskq: Taskq) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from taskq import TaskQ
+from taskq.broker_adapters.memory import MemoryConsumer
 from taskq.errors import OperationalError
 from taskq.worker import Worker
-from taskq.worker.process import EXIT_INTERRUPTED, EXIT_OK, WorkerProcess, describe
+from taskq.worker.process import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNCLEAN, WorkerProcess, describe
 from tests.polling import eventually
 
 NOWHERE = "redis://:secret@127.0.0.1:1/0"
@@ -85,6 +86,21 @@ async def test_the_second_interrupt_cancels(
     kill(signal.SIGINT)
     assert await ended(run, app) == (EXIT_INTERRUPTED, 1)
     assert "Ctrl-C again to leave at once" in caplog.text
+
+
+async def test_what_could_not_be_given_back_is_told_by_the_exit_code(
+    process: WorkerProcess, app: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = MemoryConsumer.close
+
+    async def fail_once(_consumer: MemoryConsumer) -> None:
+        monkeypatch.setattr(MemoryConsumer, "close", close)
+        raise OperationalError("away")
+
+    run = await running(process, app)
+    monkeypatch.setattr(MemoryConsumer, "close", fail_once)
+    kill(signal.SIGQUIT)
+    assert await run == EXIT_UNCLEAN
 
 
 async def test_hang_up_asks_for_another_beginning(

@@ -81,7 +81,10 @@ def test_a_retry_without_limit(job: Job, caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.parametrize(
     ("reject", "detail"),
-    [(Reject("bad"), "bad  see: taskq dead"), (Reject("busy", requeue=True), "busy  back to its queue")],
+    [
+        (Reject("bad"), "bad  see: taskq dead show id-1"),
+        (Reject("busy", requeue=True), "busy  back to its queue"),
+    ],
 )
 def test_a_rejection_tells_where_it_goes(
     job: Job, caplog: pytest.LogCaptureFixture, reject: Reject, detail: str
