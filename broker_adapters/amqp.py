@@ -22,7 +22,7 @@ from taskq.broker_adapters.amqp_link import DRIVER_ERRORS, Link
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths, Names, Revocations
 from taskq.broker_adapters.amqp_sender import Sender
 from taskq.broker_adapters.amqp_topology import Topology
-from taskq.message import DeadLetter, Message
+from taskq.message import DeadLetter, Delivery, Message
 
 
 class AmqpBroker:
@@ -73,6 +73,10 @@ class AmqpBroker:
         self._consumers = [known for known in self._consumers if not known.closed]
         self._consumers.append(consumer)
         return consumer
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:  # noqa: ARG002 - the seam's signature
+        """No leases: RabbitMQ gives back what a dead connection held."""
+        return []
 
     async def size(self, queue: str) -> int:
         """How many messages are ready; those in the delays are not known by queue."""

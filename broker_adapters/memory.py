@@ -165,6 +165,19 @@ class Hub:
             consumer.leased_until = now() + consumer.lease
             return [one for one in deliveries if consumer.held.get(one.tag[0]) != one.tag[1]]
 
+    def renew_all(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """The leases of these, whoever holds them."""
+        with self._lock:
+            holders = {entry: consumer for consumer in self._consumers for entry in consumer.held}
+            lost = []
+            for one in deliveries:
+                holder = holders.get(one.tag[0])
+                if holder is None or holder.held[one.tag[0]] != one.tag[1]:
+                    lost.append(one)
+                else:
+                    holder.leased_until = now() + holder.lease
+            return lost
+
     def next_event(self) -> float:
         """Seconds until something may be ready without anyone telling: a parked message, a lost lease."""
         with self._lock:
@@ -368,6 +381,9 @@ class MemoryBroker:
         self._consumers.append(consumer)
         self._hub.join(consumer)
         return consumer
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        return self._hub.renew_all(held)
 
     async def size(self, queue: str) -> int:
         return self._hub.size(queue)

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from taskq.broker import BrokerConfig, Features
+from taskq.broker_adapters.redis_claims import renew
 from taskq.broker_adapters.redis_consumer import KEEP_DEAD, RedisConsumer
 from taskq.broker_adapters.redis_layout import read_layout
 from taskq.broker_adapters.redis_publisher import RedisPublisher
 from taskq.broker_adapters.redis_scripts import EXHUME, PURGE
 from taskq.envelope import dumps, loads
 from taskq.errors import DecodeError
-from taskq.message import DeadLetter, Message
+from taskq.message import DeadLetter, Delivery, Message
 from taskq.redis_link import Link
 from taskq.redis_session import Session
 from taskq.redis_url import parse_target
@@ -67,6 +68,9 @@ class RedisBroker:
         return consumer
 
     # -- sizes
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        return await renew(self._link, self._layout, self._lease, held)
 
     async def size(self, queue: str) -> int:
         session = await self._link.session()

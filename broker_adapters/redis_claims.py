@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import RESTORE
-from taskq.redis_link import Call
+from taskq.broker_adapters.redis_scripts import RENEW, RESTORE
+from taskq.message import Delivery
+from taskq.redis_link import Call, Link
 
 #: A week after the last death of any message the counts are forgotten.
 KEEP_DEATHS: Final = 7 * 86400
@@ -76,3 +77,18 @@ def set_marks(envelope: dict[str, Any]) -> None:
 
 def task_id(envelope: dict[str, Any]) -> str:
     return str(envelope["headers"].get("id") or envelope["properties"].get("correlation_id") or "")
+
+
+def ahead(lease: float, layout: Layout) -> float:
+    """How far index scores are ahead of now, so that Celery's sweep never comes before our lease ends."""
+    return max(0.0, lease * 4 / 3 - layout.visibility_timeout)
+
+
+async def renew(link: Link, layout: Layout, lease: float, held: Sequence[Delivery]) -> list[Delivery]:
+    """Keep the leases of these claims, from any connection. Returns those that were lost."""
+    ours = [delivery for delivery in held if delivery.tag is not None]
+    if not ours:
+        return []
+    args = [lease, ahead(lease, layout), *(delivery.tag.tag for delivery in ours)]
+    lost = await link.insist(lambda session: RENEW.run(session, layout.custody, args))
+    return [ours[place - 1] for place in lost]

@@ -14,16 +14,18 @@ from taskq.broker import ONCE_SETTLED, Queue
 from taskq.broker_adapters.redis_claims import (
     Claim,
     Return,
+    ahead,
     claim_suffix,
     give_back,
     mark,
     read_claim,
+    renew,
     tag_prefix,
 )
 from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, FORGET_SOON, PARK, RENEW
+from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, FORGET_SOON, PARK
 from taskq.envelope import loads_tagged
 from taskq.errors import ConnectionLost, DecodeError, OperationalError
 from taskq.message import Delivery, Message
@@ -84,7 +86,7 @@ class RedisConsumer:
         self._turn = 0
         self._lease = lease
         # Celery gives a claim back when its index score is visibility_timeout old: never before our lease ends.
-        self._ahead = max(0.0, lease * 4 / 3 - layout.visibility_timeout)
+        self._ahead = ahead(lease, layout)
         self._number = 0
         self._asked: Asked | None = None
         self._unsure: Asked | None = None
@@ -332,12 +334,7 @@ class RedisConsumer:
             self._keeper.hurry(min(due for _, due in deliveries))
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
-        ours = [delivery for delivery in held if delivery.tag is not None]
-        if not ours:
-            return []
-        args = [self._lease, self._ahead, *(delivery.tag.tag for delivery in ours)]
-        lost = await self._link.insist(lambda session: RENEW.run(session, self._layout.custody, args))
-        return [ours[place - 1] for place in lost]
+        return await renew(self._link, self._layout, self._lease, held)
 
     # -- close
 

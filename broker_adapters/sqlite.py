@@ -243,6 +243,11 @@ class SqliteBroker:
         self._consumers.append(consumer)
         return consumer
 
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        holders = {delivery.tag[0] for delivery in held}
+        lost = await self._file.run(queues_sql.keep_leases, holders, self._lease) if holders else ()
+        return [delivery for delivery in held if delivery.tag[0] in lost]
+
     async def size(self, queue: str) -> int:
         return await self._file.run(queues_sql.size, queue, mode=READ)
 

@@ -186,6 +186,13 @@ def keep_lease(db: sqlite3.Connection, consumer: int, lease: float) -> int:
     return consumer
 
 
+def keep_leases(db: sqlite3.Connection, consumers: Iterable[int], lease: float) -> set[int]:
+    """Renew the leases of these consumers, for any connection. Returns those that were lost."""
+    until = now() + lease
+    renewal = "UPDATE consumers SET leased_until = ? WHERE id = ?"
+    return {consumer for consumer in consumers if not db.execute(renewal, (until, consumer)).rowcount}
+
+
 def make_due_ready(db: sqlite3.Connection, time: float) -> None:
     due = db.execute("SELECT due, id FROM delayed WHERE due <= ? ORDER BY due, id LIMIT ?", (time, MOST_DUE))
     if rows := due.fetchall():

@@ -153,6 +153,13 @@ class Broker(Protocol):
         """Start receiving; `prefetch` is the most that will be held unsettled at once."""
         ...
 
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        """As `Consumer.renew`, from any connection to the same broker; only asked for with `Features.leases`.
+
+        By it a worker whose event loop is blocked keeps its leases from a thread.
+        """
+        ...
+
     async def size(self, queue: str) -> int:
         """How many messages wait in the queue (delayed ones included where they are known)."""
         ...

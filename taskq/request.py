@@ -48,6 +48,8 @@ class Request:
     delivery_info: dict[str, Any] = field(default_factory=dict)
     hostname: str | None = None
     is_eager: bool = False
+    #: True once another worker may be running this task too: a worker that was silent for too long lost its lease.
+    lease_lost: bool = False
     called_directly: bool = False
     #: Result tuples (celery-protocol.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)

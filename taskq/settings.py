@@ -166,6 +166,8 @@ class Settings(Layered):
 
     lease_seconds: Seconds = 30.0
     """How long a worker that went silent keeps its tasks, in seconds, before others get them."""
+    worker_blocked_warning: Seconds = 5.0
+    """After so many seconds in which a task lets nothing else run, its stack is logged."""
     max_deaths: Count = 3
     """After so many workers died holding a task, it goes to the dead letters."""
     dead_retention: Seconds | None = 604_800.0

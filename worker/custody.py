@@ -25,8 +25,15 @@ class Custody:
         self._released.set()
 
     def leased(self) -> list[Delivery]:
-        """Those whose lease is to be kept: all but the ones acknowledged before their run."""
-        return [delivery for delivery, job in self._jobs.items() if job is None or not job.acknowledged]
+        """Those whose lease is to be kept: all but the ones acknowledged before their run. From any thread."""
+        return [delivery for delivery, job in list(self._jobs.items()) if job is None or not job.acknowledged]
+
+    def tell_lost(self, deliveries: Iterable[Delivery]) -> None:
+        """Let the runs of these know that they may have been given to another worker."""
+        for delivery in deliveries:
+            job = self._jobs.get(delivery)
+            if job is not None:
+                job.request.lease_lost = True
 
     def __len__(self) -> int:
         return len(self._jobs)

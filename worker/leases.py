@@ -1,6 +1,5 @@
 """Keeping the leases of what is held, and noticing those that were lost."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -13,10 +12,10 @@ logger = logging.getLogger("taskq.worker")
 
 
 class Leases:
-    """Renews every third of a lease.
+    """What is known of the leases. They are renewed by the watchdog's thread, which tells it so.
 
-    After a longer silence (the process was stopped, the loop blocked, the broker away) it asks before anything is
-    stored: what was lost meanwhile belongs to another worker.
+    After a longer silence (the process was stopped, the broker away) it asks before anything is stored: what was
+    lost meanwhile belongs to another worker.
     """
 
     def __init__(
@@ -24,34 +23,29 @@ class Leases:
     ) -> None:
         self._consumer = consumer
         self._custody = custody
-        self._lease = lease
         self._clock = clock
         self._renewed = clock()
         self._gone: set[Delivery] = set()
+        self.lease = lease
 
-    async def run(self) -> None:
-        """Renew until cancelled."""
-        while True:
-            await asyncio.sleep(self._lease / 3)
-            try:
-                await self.renew()
-            except OperationalError as error:
-                logger.warning("could not renew the leases of %d deliveries: %s", len(self._custody), error)
+    def held(self) -> list[Delivery]:
+        """What is to be renewed. May be called from any thread."""
+        return self._custody.leased()
 
-    async def renew(self) -> None:
-        """Renew all now. Raises OperationalError."""
-        asked = self._clock()
-        lost = await self._consumer.renew(self._custody.leased())
-        self._renewed = asked
+    def renewed(self, asked: float, lost: Sequence[Delivery]) -> None:
+        """All were renewed, as of `asked` (on our clock), but for those that were lost. May come from any thread."""
+        self._renewed = max(self._renewed, asked)
         if lost:
             logger.warning("the leases of %d deliveries were lost: other workers have them", len(lost))
             self._gone.update(lost)
+            self._custody.tell_lost(lost)
 
     async def lost(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Which of these are no longer ours; asks the broker only if their lease may have run out."""
-        if self._clock() - self._renewed > self._lease * 0.9:
+        asked = self._clock()
+        if asked - self._renewed > self.lease * 0.9:
             try:
-                await self.renew()
+                self.renewed(asked, await self._consumer.renew(self.held()))
             except OperationalError as error:  # the broker decides at settling
                 logger.warning("could not check the leases: %s", error)
         if not self._gone:

@@ -5,6 +5,7 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from taskq import states
 from taskq.broker import Consumer
@@ -57,6 +58,10 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self.running: set[Job] = set()
+
+    def job_of(self, task: "asyncio.Task[Any] | None") -> Job | None:
+        """The job that an asyncio task runs, if it does. From any thread."""
+        return next((job for job in list(self.running) if job.runner is task), None) if task else None
 
     def add(self, job: Job) -> None:
         """Run a job as soon as there is room."""

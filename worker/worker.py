@@ -9,7 +9,7 @@ from typing import Any
 
 from taskq import signals
 from taskq.app import TaskQ
-from taskq.broker import Broker, Consumer
+from taskq.broker import Broker, Consumer, open_broker
 from taskq.clock import now
 from taskq.errors import OperationalError
 from taskq.store import ResultStore
@@ -26,6 +26,7 @@ from taskq.worker.runlog import RunLog
 from taskq.worker.runner import Runner
 from taskq.worker.threads import ThreadPool
 from taskq.worker.verdict import Verdict
+from taskq.worker.watchdog import Watchdog
 
 logger = logging.getLogger("taskq.worker")
 
@@ -123,9 +124,9 @@ class Worker:
     async def _work(self, parts: "_Parts") -> None:
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
         completer = asyncio.create_task(parts.completer.run(), name="taskq-completer")
-        leases = asyncio.create_task(parts.leases.run(), name="taskq-leases")
         stopping = asyncio.create_task(self._stopping.wait(), name="taskq-stop")
-        tasks = [intake, stopping, leases, completer]
+        tasks = [intake, stopping, completer]
+        parts.watchdog.start()
         try:
             await signals.worker_ready.send(self)
             if self._on_ready is not None:
@@ -138,6 +139,7 @@ class Worker:
                 task.cancel()
             await asyncio.wait(tasks)
             parts.threads.close()
+            await parts.watchdog.stop()
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -210,6 +212,12 @@ class _Parts:
         executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
         self.runner = Runner(
             executor, consumer, self.completer.put, concurrency=worker.concurrency, threads=worker.threads
+        )
+        self.watchdog = Watchdog(
+            self.leases if broker.features.leases else None,
+            lambda: open_broker(app.broker_config()),
+            self.runner.job_of,
+            warning=conf.worker_blocked_warning,
         )
         self.intake = Intake(
             broker,

@@ -66,6 +66,14 @@ def site_amqp(amqp_url: str, tmp_path: Path) -> Iterator[Site]:
         yield Site(url, f"sqlite:///{tmp_path}/results.db", lease=2.0)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def leased(request: pytest.FixtureRequest) -> Site:
+    """The brokers that know of a dead worker by its lease alone."""
+    found = request.getfixturevalue(f"site_{request.param}")
+    assert isinstance(found, Site)
+    return found
+
+
 @pytest.fixture(
     params=[
         "sqlite",

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from typing import Any
 
 from taskq import TaskQ
 
@@ -22,6 +24,30 @@ async def job(number: int, seconds: float = 0.005) -> int:
     await asyncio.sleep(seconds)
     note("end", number)
     return number
+
+
+@app.task
+async def blocking(number: int, seconds: float) -> int:
+    """Holds the event loop, as no task should."""
+    note("start", number)
+    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+    note("end", number)
+    return number
+
+
+@app.task(bind=True)
+async def answered_by(self: Any, number: int, seconds: float) -> str:
+    note("start", number)
+    await asyncio.sleep(seconds)
+    note("end", number)
+    return str(self.request.hostname)
+
+
+@app.task(time_limit=1.0)
+async def stuck(number: int) -> None:
+    note("start", number)
+    while True:
+        pass
 
 
 @app.task
