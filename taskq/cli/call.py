@@ -104,11 +104,16 @@ def _check(app: TaskQ, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     """Another program may know a task that the app does not: only what is likely a slip is told."""
     task = app.find_task(name)
     if task is None:
-        near = near_match(name, own_tasks(app))
-        if near:
+        # Of names in one module most letters agree: what counts is the last part.
+        alike = [other for other in own_tasks(app) if near_match(_last_part(name), [_last_part(other)])]
+        if near := near_match(name, alike):
             get_state().say(f"warning: the app has no task {name!r}.{near}")
     elif task.typing:
         try:
             task.arguments.check(args, kwargs)
         except TypeError as error:
             raise click.UsageError(str(error)) from None
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -1,7 +1,8 @@
 """`taskq dead`: the letters that could not be delivered."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import click
@@ -51,7 +52,7 @@ def ls(*, queue: str | None, limit: int, as_json: bool) -> None:
         for letter in letters:
             print_json(_as_data(letter))
     elif letters:
-        print_table(map(_row, letters), ("ID", "TASK", "QUEUE", "AGE", "REASON"))
+        print_table(_rows(letters), ("ID", "TASK", "QUEUE", "AGE", "REASON"))
     else:
         state.say("no dead letters")
 
@@ -116,14 +117,17 @@ def _choose(app: TaskQ, ids: Sequence[str], *, everything: bool, queue: str | No
 
 def _tell_choice(verb: str, letters: Sequence[DeadLetter]) -> None:
     click.echo(f"would {verb} {counted(len(letters), 'dead letter')}")
+    for row in _rows(letters):
+        click.echo("  ".join(row))
+
+
+def _rows(letters: Sequence[DeadLetter]) -> Iterator[tuple[str, str, str, str, str]]:
+    """What a person is shown of each; ids are as long as they must be to differ."""
+    length = next(n for n in count(8) if len({letter.id[:n] for letter in letters}) == len(letters))
     for letter in letters:
-        click.echo("  ".join(_row(letter)))
-
-
-def _row(letter: DeadLetter) -> tuple[str, str, str, str, str]:
-    task_id = task_id_of(letter)
-    task = f"{name_of(letter)}[{task_id[:8]}]" if task_id else name_of(letter)
-    return letter.id[:8], task, letter.queue, span(now() - letter.at), letter.reason
+        task_id = task_id_of(letter)
+        task = f"{name_of(letter)}[{task_id[:8]}]" if task_id else name_of(letter)
+        yield letter.id[:length], task, letter.queue, span(now() - letter.at), letter.reason
 
 
 def _as_data(letter: DeadLetter) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from taskq import TaskQ
 from taskq.broker import Broker
+from taskq.cli.dead import _rows
 from taskq.cli.letters import chosen, send_again
 from taskq.errors import OperationalError, PublishErrors
 from taskq.message import DeadLetter, Message
@@ -186,3 +187,9 @@ async def test_what_a_broker_refuses_stays(broker_url: str, monkeypatch: pytest.
         assert sorted(failures.values()) == ["full", "it cannot be read, only removed"]
         assert [letter.queue for letter in await broker.dead()] == ["celery", "slow"]
         assert await broker.size("celery") == 1
+
+
+def test_ids_are_shown_as_long_as_they_must_be_to_differ() -> None:
+    alike = [letter("b54f0fd618fdaaba:0001", "t-1"), letter("b54f0fd618fdaaba:0002", "t-2")]
+    assert [row[0] for row in _rows(alike)] == ["b54f0fd618fdaaba:0001", "b54f0fd618fdaaba:0002"]
+    assert [row[0] for row in _rows(alike[:1])] == ["b54f0fd6"]

@@ -148,7 +148,8 @@ def test_call_warns_of_a_likely_slip_and_sends_it(taskq: Taskq) -> None:
     assert said.code == 0
     assert "Did you mean 'shop_tasks.add'?" in said.err
     assert taskq("call", "elsewhere.report").err == ""
-    assert waiting(taskq)["celery"] == 2
+    assert taskq("call", "shop_tasks.report").err == ""
+    assert waiting(taskq)["celery"] == 3
 
 
 def test_call_waits_no_longer_than_told(taskq: Taskq) -> None:
