@@ -61,7 +61,17 @@ class Runner:
 
     def job_of(self, task: "asyncio.Task[Any] | None") -> Job | None:
         """The job that an asyncio task runs, if it does. From any thread."""
-        return next((job for job in list(self.running) if job.runner is task), None) if task else None
+        if task is None:
+            return None
+        name = task.get_name()  # one with time limits has a task of its own, of this name
+        return next(
+            (
+                j
+                for j in list(self.running)
+                if j.runner is task or f"{j.request.name}[{j.request.id}]" == name
+            ),
+            None,
+        )
 
     def add(self, job: Job) -> None:
         """Run a job as soon as there is room."""
