@@ -80,17 +80,16 @@ def insert_chunk(db: sqlite3.Connection, states: Sequence[State]) -> None:
 def clean(db: sqlite3.Connection, after: int, count: int) -> int:
     """Remove what has expired or was overtaken among the next `count` rows; returns where to go on (0: anew)."""
     time = now()
-    (last,) = db.execute(
-        "SELECT max(seq) FROM (SELECT seq FROM states WHERE seq > ? ORDER BY seq LIMIT ?)", (after, count)
+    last, found = db.execute(
+        "SELECT ifnull(max(seq), 0), count(*) FROM (SELECT seq FROM states WHERE seq > ? ORDER BY seq LIMIT ?)",
+        (after, count),
     ).fetchone()
-    if last is None:
-        return 0
     db.execute(
         "DELETE FROM states WHERE seq > ? AND seq <= ? AND (expires <= ? OR saved < ? AND state NOT IN (?, ?, ?)"
         " AND EXISTS (SELECT 1 FROM states AS next WHERE next.task_id = states.task_id AND next.seq > states.seq))",
         (after, last, time, time - OVERTAKEN, SUCCESS, FAILURE, REVOKED),
     )
-    return int(last)
+    return int(last) if found == count else 0
 
 
 def load(db: sqlite3.Connection, task_ids: Sequence[str]) -> dict[str, bytes]:

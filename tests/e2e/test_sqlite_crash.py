@@ -119,15 +119,15 @@ async def finish(url: str, confirmed: set[str]) -> None:
     await broker.open()
     await store.open()
     consumer = await broker.consume(["celery"], prefetch=1000)
-    async with asyncio.timeout(30):
-        while missing := [
-            task_id
-            for task_id, result in zip(confirmed, await store.load(list(confirmed)), strict=True)
-            if result is None
-        ]:
-            batch = await consumer.receive(len(missing))
-            await store.save([TaskResult(one.message.headers["id"], "SUCCESS", 1) for one in batch])
-            await consumer.settle(ack=batch)
+    ids = sorted(confirmed)
+    missing = {task_id for task_id, state in zip(ids, await store.load(ids), strict=True) if state is None}
+    while missing:
+        async with asyncio.timeout(10):
+            batch = await consumer.receive(1000)
+        done = [one.message.headers["id"] for one in batch]
+        await store.save([TaskResult(task_id, "SUCCESS", 1) for task_id in done])
+        await consumer.settle(ack=batch)
+        missing.difference_update(done)
     await store.close()
     await broker.close()
 
