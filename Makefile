@@ -7,6 +7,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 RUN    := $(VENV)/.stamp-run
 DEV    := $(VENV)/.stamp-dev
+PEERS  := benchmarks/.venv-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast check format bench docs coverage up down clean
@@ -40,8 +41,12 @@ format: $(DEV) ## format the code and apply the safe fixes
 coverage: $(DEV) ## the whole test suite, with the branches it reached
 	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
-bench: $(DEV) ## taskq beside its peers, one table
-	@$(BIN)/python -m benchmarks
+bench: $(DEV) $(PEERS)/.stamp ## taskq beside its peers on private servers; BROKER=sqlite|memory|redis|amqp for one
+	@$(BIN)/python -m benchmarks $(ARGS) $(if $(BROKER),--broker $(BROKER))
+
+$(PEERS)/.stamp: benchmarks/requirements-peers.txt
+	@scripts/venv.sh $(PYTHON) $(PEERS) --requirement $<
+	@touch $@
 
 docs: $(DEV) ## write docs/settings.md again from the settings themselves
 	@$(BIN)/python scripts/settings_page.py

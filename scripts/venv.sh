@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# venv.sh PYTHON VENV WHAT: make the virtual environment VENV with PYTHON and install WHAT (editable) into it.
+# venv.sh PYTHON VENV WHAT: make the virtual environment VENV with PYTHON and install WHAT (editable) into it;
+# venv.sh PYTHON VENV --requirement FILE: what the file lists.
 # Missing parts of Debian's Python are installed with apt-get when we are root; otherwise it says what to do.
 set -euo pipefail
-python=$1 venv=$2 what=$3
+python=$1 venv=$2
+shift 2
+what=("$@")
+if [ $# = 1 ]; then what=(--editable "$1"); fi
 
 fail() {
     printf 'error: %s\n' "$@" >&2
@@ -32,6 +36,6 @@ command -v "$python" >/dev/null || fail "no $python: choose an interpreter with 
 # Debian keeps these two in packages of their own; without them `python -m venv` makes a broken folder.
 "$python" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
 
-echo "setting up: $venv with $("$python" -V), installing taskq (a minute the first time)"
+echo "setting up: $venv with $("$python" -V) (a minute the first time)"
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || quietly "$python" -m venv --clear "$venv"
-quietly "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$what"
+quietly "$venv/bin/python" -m pip install --disable-pip-version-check "${what[@]}"
