@@ -58,7 +58,7 @@ down: ## stop what `make up` started and remove its data
 	@scripts/compose.sh down --volumes
 
 clean: ## remove everything that was built or cached, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .taskq
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .taskq
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pyproject.toml names all dependencies, so a change there installs again.

@@ -161,7 +161,8 @@ class Module:
 
 
 def python_files(folders: Iterable[str]) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not linked(path))
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if not linked(path) and ".venv-peers" not in path.parts)
 
 
 def linked(path: Path) -> bool:
