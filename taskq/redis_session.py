@@ -1,7 +1,9 @@
 """One live connection to Redis: requests go out in order, replies come back in order, many callers share it.
 
-Speaks RESP3 through hiredis directly. redis-py's price is per command and per reply (25 microseconds and more,
-a stack of coroutines each); here a request is one write and one future. Measured: 9 microseconds a round trip of CPU.
+redis-py connects (`redis_handover`); from there on commands and replies pass here, through hiredis. redis-py's own
+way of a command takes 56 microseconds of CPU alone and 9.4 in a pipeline of 100, its bare connection 41 and 6.7;
+a session 16 and 1.1 (`benchmarks/redis_data_path.py`). And it lets concurrent callers share one connection, where
+pushes keep their place among the replies: results and their subscriptions rest on that.
 """
 
 import asyncio
@@ -42,21 +44,23 @@ class Waiting:
 
 
 class Session(asyncio.Protocol):
-    """A connection that lives once; `broken` tells why it no longer does.
+    """Owns the stream of a connection that lives once; `broken` tells why it no longer does.
 
     Replies that Redis sends unasked (RESP3 pushes) go to `on_push`, in their place among the other replies.
     """
 
-    def __init__(self, shown: str, on_push: Push | None = None) -> None:
+    def __init__(self, stream: asyncio.StreamWriter, shown: str, on_push: Push | None = None) -> None:
         self._shown = shown
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=...)
         self._waiting: deque[Waiting] = deque()
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self._stream = stream  # kept: it closes its transport when it is collected
+        self._transport = cast("asyncio.Transport", stream.transport)  # uvloop's are no subclasses
         self._tick: asyncio.TimerHandle | None = None
         self.broken: ConnectionLost | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._transport.set_protocol(self)
 
     def send(self, *commands: Sequence[Any]) -> list[asyncio.Future[Reply]]:
         """Write these commands at once; each future ends in the reply, which may be an exception as a value.
@@ -64,8 +68,8 @@ class Session(asyncio.Protocol):
         Raises:
             ConnectionLost: the connection is broken already: nothing was sent.
         """
-        if self.broken is not None or self._transport is None:
-            raise ConnectionLost(str(self.broken or f"{self._shown}: not connected"))
+        if self.broken is not None:
+            raise ConnectionLost(str(self.broken))
         deadline = self._loop.time() + REPLY_TIMEOUT
         futures = [self._loop.create_future() for _ in commands]
         self._waiting.extend(map(Waiting, futures, repeat(deadline), commands))
@@ -98,8 +102,7 @@ class Session(asyncio.Protocol):
         self.broken = ConnectionLost(f"{self._shown}: {why}")
         if self._tick is not None:
             self._tick.cancel()
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
         # As values, not as exceptions: nobody may be left to look at them.
         lost = ConnectionLost(str(self.broken), maybe_accepted=True)
         while self._waiting:
@@ -108,9 +111,6 @@ class Session(asyncio.Protocol):
             self.closed.set_result(None)
 
     # -- called by asyncio
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader

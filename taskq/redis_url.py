@@ -1,89 +1,74 @@
-"""From a URL and options to a live session: TLS, sockets, Sentinel, failover lists (celery-protocol.md 2.9).
+"""From a URL and options to a live session: servers, failover lists, Sentinel (celery-protocol.md 2.9).
 
-Shared by the Redis broker and the Redis result store.
+redis-py reads the URLs, connects, sets up TLS, logs in, chooses the database and asks the sentinels; then
+`redis_handover` takes the connection over. Shared by the Redis broker and the Redis result store.
 """
 
 import asyncio
+import inspect
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
-from taskq.errors import ConfigError, ConnectionLost, OperationalError
-from taskq.redis_session import Push, Session, refuse_cluster
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from taskq.errors import ConfigError, ConnectionLost
+from taskq.redis_handover import connect, explain
+from taskq.redis_session import Push, Session
 from taskq.urls import mask, split_urls
 
-_PLAIN: Final = frozenset({"redis", "valkey"})
-_TLS: Final = frozenset({"rediss", "valkeys"})
-_SOCKET: Final = frozenset({"redis+socket", "valkey+socket"})
-_SCHEMES: Final = _PLAIN | _TLS | _SOCKET | {"sentinel"}
-
-#: Redis 6.2 brought RPOP of many values and ZMSCORE.
-_TOO_OLD: Final = ("2.", "3.", "4.", "5.", "6.0.")
-
-_REQUIREMENTS: Final = {
-    "none": ssl.CERT_NONE,
-    "optional": ssl.CERT_OPTIONAL,
-    "required": ssl.CERT_REQUIRED,
+#: Our schemes, and what redis-py calls them.
+_SCHEMES: Final = {
+    "redis": "redis",
+    "valkey": "redis",
+    "rediss": "rediss",
+    "valkeys": "rediss",
+    "redis+socket": "unix",
+    "valkey+socket": "unix",
+    "sentinel": "redis",
 }
 _TLS_OPTIONS: Final = frozenset(
-    (
-        "cert_reqs",
-        "ca_certs",
-        "ca_path",
-        "ca_data",
-        "certfile",
-        "keyfile",
-        "password",
-        "check_hostname",
-        "ciphers",
-    )
+    name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_")
 )
-_FALSE: Final = frozenset(("0", "false", "no", False))
+_SENTINEL_PORT: Final = 26379
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server and how to log in there; `path` is a Unix socket's."""
+    """One server: the class of redis-py that connects to it, with its arguments."""
 
     shown: str
-    host: str = "localhost"
-    port: int = 6379
-    path: str = ""
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
-    username: str = ""
-    password: str = field(default="", repr=False)
-    db: int = 0
+    kind: type[AbstractConnection]
+    options: Mapping[str, Any] = field(repr=False)
 
-    async def connect(self, name: str, on_push: Push | None) -> Session:
-        loop = asyncio.get_running_loop()
+    @property
+    def db(self) -> int:
+        return cast("int", self.options.get("db", 0))
 
-        def session() -> Session:
-            return Session(self.shown, on_push)
+    def connection(self, **more: Any) -> AbstractConnection:
+        """redis-py's connection, not connected yet."""
+        return self.kind(**{**self.options, **more})
 
-        if self.path:
-            _, made = await loop.create_unix_connection(session, self.path)
-        else:
-            _, made = await loop.create_connection(session, self.host, self.port, ssl=self.tls)
-        try:
-            await self._log_in(made, name)
-        except BaseException:
-            made.abort("login failed")
-            raise
-        return made
-
-    async def _log_in(self, session: Session, name: str) -> None:
-        auth = ["AUTH", self.username or "default", self.password] if self.password else []
-        hello = await session.call("HELLO", "3", *auth, "SETNAME", name.replace(" ", "-"))
-        about = dict(zip(hello[::2], hello[1::2], strict=True)) if isinstance(hello, list) else hello
-        if about.get(b"mode") == b"cluster":
-            raise refuse_cluster(self.shown)
-        version = about.get(b"version", b"").decode()
-        if about.get(b"server") == b"redis" and version.startswith(_TOO_OLD):
-            raise OperationalError(f"{self.shown}: Redis {version} is too old: taskq needs 6.2 or later")
-        if self.db:
-            await session.call("SELECT", self.db)
+    async def connect(self, name: str, patience: float, on_push: Push | None) -> Session:
+        connection = self.connection(
+            client_name=name.replace(" ", "-"),
+            protocol=3,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
+        )
+        return await connect(connection, self.shown, on_push)
 
 
 @dataclass(slots=True)
@@ -94,7 +79,8 @@ class Target:
     name: str
     timeout: float
     endpoints: list[Endpoint]
-    sentinels: list[Endpoint] = field(default_factory=list)
+    sentinels: list[tuple[str, int]] = field(default_factory=list)
+    sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     master_name: str = ""
 
     async def connect(self, on_push: Push | None = None) -> Session:
@@ -106,11 +92,9 @@ class Target:
         try:
             async with asyncio.timeout(self.timeout):
                 endpoint = await self._master() if self.sentinels else self.endpoints[0]
-                return await endpoint.connect(self.name, on_push)
+                return await endpoint.connect(self.name, self.timeout, on_push)
         except TimeoutError:
             problem = f"no answer within {self.timeout:g} s"
-        except OSError as error:
-            problem = str(error)
         except ConnectionLost as error:
             problem = str(error).removeprefix(f"{self.shown}: ")
         finally:
@@ -120,22 +104,20 @@ class Target:
 
     async def _master(self) -> Endpoint:
         """Ask the sentinels in turn who the master is."""
-        problem = "no sentinel answered"
-        for sentinel in list(self.sentinels):
-            try:
-                async with asyncio.timeout(self.timeout / len(self.sentinels)):
-                    session = await sentinel.connect(self.name, None)
-                    try:
-                        found = await session.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
-                    finally:
-                        session.abort("asked")
-            except (OSError, TimeoutError, OperationalError) as error:
-                problem = f"sentinel {sentinel.host}:{sentinel.port}: {str(error) or 'no answer'}"
-                continue
-            if found:
-                return replace(self.endpoints[0], host=found[0].decode(), port=int(found[1]))
-            problem = f"sentinel {sentinel.host}:{sentinel.port} knows no master {self.master_name!r}"
-        raise ConnectionLost(problem)
+        patience = self.timeout / len(self.sentinels)
+        # One try each: there are others to ask, and the caller tries again. RESP2 does for one question.
+        options = {"retry": Retry(NoBackoff(), 0), "protocol": 2, **self.sentinel_options}
+        limits = {"socket_timeout": patience, "socket_connect_timeout": patience}
+        sentinel = Sentinel(self.sentinels, sentinel_kwargs=options | limits)
+        try:
+            host, port = await sentinel.discover_master(self.master_name)
+        except RedisError as error:
+            raise explain(error, self.shown) from error
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
+        first = self.endpoints[0]
+        return Endpoint(first.shown, first.kind, {**first.options, "host": host, "port": port})
 
 
 def parse_target(
@@ -147,96 +129,71 @@ def parse_target(
         ConfigError: a part of it cannot work.
     """
     shown = mask(url)
-    parts = [_split(one) for one in split_urls(url)]
-    if not parts:
+    urls = split_urls(url)
+    if not urls:
         raise ConfigError("an empty Redis URL: use for example redis://localhost:6379/0")
-    endpoints = [_endpoint(part, shown, tls) for part in parts]
-    if not any(part.scheme == "sentinel" for part in parts):
+    endpoints = [_endpoint(one, shown, tls) for one in urls]
+    if not any(one.startswith("sentinel:") for one in urls):
         return Target(shown, name, timeout, endpoints)
     if not options.get("master_name"):
         raise ConfigError(
             f"{shown}: Sentinel needs the master's name: set broker_transport_options"
             " (or result_backend_transport_options) to {'master_name': ...}"
         )
-    login = options.get("sentinel_kwargs", {})
     sentinels = [
-        Endpoint(
-            shown, end.host, part.port or 26379, tls=end.tls,
-            username=login.get("username") or "", password=login.get("password") or "",
-        )
-        for part, end in zip(parts, endpoints, strict=True)
-    ]  # fmt: skip
-    return Target(shown, name, timeout, endpoints, sentinels, options["master_name"])
+        (end.options.get("host", "localhost"), end.options.get("port", _SENTINEL_PORT)) for end in endpoints
+    ]
+    first = endpoints[0]
+    secured = {key: value for key, value in first.options.items() if key in _TLS_OPTIONS}
+    login = {"ssl": first.kind is SSLConnection, **secured, **options.get("sentinel_kwargs", {})}
+    return Target(shown, name, timeout, endpoints, sentinels, login, options["master_name"])
 
 
-def _split(url: str) -> SplitResult:
+def _endpoint(url: str, shown: str, tls: Mapping[str, Any] | None) -> Endpoint:
+    scheme, _, rest = url.partition(":")
+    if scheme not in _SCHEMES:
+        raise ConfigError(f"{mask(url)}: the scheme is not one of {', '.join(sorted(_SCHEMES))}")
+    if scheme.endswith("+socket"):
+        rest = rest.replace("virtual_host=", "db=")
     try:
-        part = urlsplit(url)
-        _ = part.port  # a number outside 0..65535 shows only when it is asked for
+        found: dict[str, Any] = {**parse_url(f"{_SCHEMES[scheme]}:{rest}")}
+        database = urlsplit(url).path.strip("/")
     except ValueError as error:
         raise ConfigError(f"{mask(url)} is not a URL: {error}") from None
-    if part.scheme not in _SCHEMES:
-        raise ConfigError(f"{mask(url)}: the scheme is not one of {', '.join(sorted(_SCHEMES))}")
-    return part
-
-
-def _endpoint(part: SplitResult, shown: str, tls: Mapping[str, Any] | None) -> Endpoint:
-    query = dict(parse_qsl(part.query))
-    on_socket = part.scheme in _SOCKET
-    database = query.pop("virtual_host", "") or query.pop("db", "")
-    path = unquote(part.path)
-    context = _tls_context(part, query, tls)
-    if query:
-        raise ConfigError(f"{shown}: unknown URL options {', '.join(sorted(query))}")
-    return Endpoint(
-        shown=shown,
-        host=part.hostname or "localhost",
-        port=part.port or 6379,
-        path=path if on_socket else "",
-        tls=context,
-        username=unquote(part.username or ""),
-        password=unquote(part.password or ""),
-        db=_database(database if on_socket else path.strip("/") or database),
+    kind = found.pop("connection_class", Connection)
+    if kind is not UnixDomainSocketConnection and database and not database.isdecimal():
+        raise ConfigError(f"a Redis database is a number, not {database!r}")
+    if tls is not None and kind is Connection:
+        kind = SSLConnection  # broker_use_ssl alone turns it on, as in Celery
+    _check_options(found, kind, mask(url))
+    found |= {f"ssl_{key.removeprefix('ssl_')}": value for key, value in (tls or {}).items()}
+    return (
+        _checked_tls(Endpoint(shown, kind, found), mask(url))
+        if kind is SSLConnection
+        else Endpoint(shown, kind, found)
     )
 
 
-def _database(text: str) -> int:
+def _check_options(found: Mapping[str, Any], kind: type[AbstractConnection], shown: str) -> None:
+    known = {"host", "port", "path", "username", "password", "db"}
+    secured = {key for key in found if key.startswith("ssl_")}
+    if secured and kind is not SSLConnection:
+        raise ConfigError(f"{shown}: TLS options need rediss:// (or valkeys://)")
+    if unknown := found.keys() - known - secured:
+        raise ConfigError(f"{shown}: unknown URL options {', '.join(sorted(unknown))}")
+
+
+def _checked_tls(end: Endpoint, shown: str) -> Endpoint:
+    """The endpoint with TLS options as redis-py wants them, tried; certificates are verified unless they say otherwise."""
+    options = dict(end.options)
+    if unknown := {key for key in options if key.startswith("ssl_")} - _TLS_OPTIONS:
+        names = ", ".join(sorted(key.removeprefix("ssl_") for key in unknown))
+        raise ConfigError(f"{shown}: unknown TLS options {names}")
+    wanted = options.get("ssl_cert_reqs", ssl.CERT_REQUIRED)
+    options["ssl_cert_reqs"] = wanted.lower().removeprefix("cert_") if isinstance(wanted, str) else wanted
+    checked = Endpoint(end.shown, end.kind, options)
     try:
-        return int(text or 0)
-    except ValueError:
-        raise ConfigError(f"a Redis database is a number, not {text!r}") from None
-
-
-def _tls_context(
-    part: SplitResult, query: dict[str, str], tls: Mapping[str, Any] | None
-) -> ssl.SSLContext | None:
-    """TLS as the URL and `broker_use_ssl` want it; certificates are verified unless they say otherwise."""
-    found: dict[str, Any] = {key: query.pop(key) for key in list(query) if key.startswith("ssl_")}
-    if found and part.scheme not in _TLS and tls is None:
-        raise ConfigError(f"{mask(part.geturl())}: TLS options need rediss:// (or valkeys://)")
-    found = {key.removeprefix("ssl_"): value for key, value in (found | dict(tls or {})).items()}
-    if unknown := found.keys() - _TLS_OPTIONS:
-        raise ConfigError(f"{mask(part.geturl())}: unknown TLS options {', '.join(sorted(unknown))}")
-    if part.scheme not in _TLS and tls is None:
-        return None
-    try:
-        return _context(found)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{mask(part.geturl())}: TLS cannot be set up: {error}") from error
-
-
-def _context(found: Mapping[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(
-        cafile=found.get("ca_certs"), capath=found.get("ca_path"), cadata=found.get("ca_data")
-    )
-    requirement = found.get("cert_reqs", ssl.CERT_REQUIRED)
-    if isinstance(requirement, str):
-        requirement = _REQUIREMENTS[requirement.lower().removeprefix("cert_")]
-    hostname = str(found.get("check_hostname", True)).lower() not in _FALSE
-    context.check_hostname = hostname and requirement != ssl.CERT_NONE
-    context.verify_mode = requirement
-    if found.get("certfile"):
-        context.load_cert_chain(found["certfile"], found.get("keyfile"), found.get("password"))
-    if found.get("ciphers"):
-        context.set_ciphers(found["ciphers"])
-    return context
+        cast("SSLConnection", checked.connection()).ssl_context.get()
+    except (OSError, ValueError, RedisError) as error:
+        raise ConfigError(f"{shown}: TLS cannot be set up: {error}") from error
+    return checked

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from taskq.errors import ConfigError, ConnectionLost
 from taskq.redis_url import Target, parse_target
@@ -17,29 +18,36 @@ def parse(url: str, options: dict[str, Any] | None = None, tls: dict[str, Any] |
     return parse_target(url, options or {}, tls, timeout=4.0, name="test")
 
 
+def tls_context(target: Target) -> ssl.SSLContext:
+    made = target.endpoints[0].connection()
+    assert isinstance(made, SSLConnection)
+    return made.ssl_context.get()
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://", ("localhost", 6379, "", "", "", 0)),
-        ("redis://h", ("h", 6379, "", "", "", 0)),
-        ("redis://h:1/5", ("h", 1, "", "", "", 5)),
-        ("redis://:p%40%2F@h/", ("h", 6379, "", "", "p@/", 0)),
-        ("redis://us%C5%BC:p@[::1]:7/15", ("::1", 7, "", "usż", "p", 15)),
-        ("valkey://h?db=3", ("h", 6379, "", "", "", 3)),
-        ("redis+socket:///run/r%20s.sock?virtual_host=2", ("localhost", 6379, "/run/r s.sock", "", "", 2)),
-        ("redis+socket:///run/redis.sock", ("localhost", 6379, "/run/redis.sock", "", "", 0)),
+        ("redis://", ("localhost", 6379, None, None, None, 0)),
+        ("redis://h", ("h", 6379, None, None, None, 0)),
+        ("redis://h:1/5", ("h", 1, None, None, None, 5)),
+        ("redis://:p%40%2F@h/", ("h", 6379, None, None, "p@/", 0)),
+        ("redis://us%C5%BC:p@[::1]:7/15", ("::1", 7, None, "usż", "p", 15)),
+        ("valkey://h?db=3", ("h", 6379, None, None, None, 3)),
+        ("redis+socket:///run/r%20s.sock?virtual_host=2", (None, None, "/run/r s.sock", None, None, 2)),
+        ("valkey+socket:///run/redis.sock", (None, None, "/run/redis.sock", None, None, 0)),
     ],
 )
 def test_parts(url: str, expected: tuple[Any, ...]) -> None:
     (end,) = parse(url).endpoints
-    assert (end.host, end.port, end.path, end.username, end.password, end.db) == expected
-    assert end.tls is None
+    names = ("host", "port", "path", "username", "password", "db")
+    made = end.connection()
+    assert tuple(getattr(made, name, None) for name in names) == expected
+    assert not isinstance(made, SSLConnection)
 
 
 @pytest.mark.parametrize("url", ["rediss://h", "valkeys://h", "rediss://h?ssl_cert_reqs=CERT_REQUIRED"])
 def test_tls_verifies_unless_told_otherwise(url: str) -> None:
-    context = parse(url).endpoints[0].tls
-    assert context is not None
+    context = tls_context(parse(url))
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
@@ -53,14 +61,12 @@ def test_tls_verifies_unless_told_otherwise(url: str) -> None:
     ],
 )
 def test_tls_without_verification(url: str, tls: dict[str, Any] | None) -> None:
-    context = parse(url, tls=tls).endpoints[0].tls
-    assert context is not None
+    context = tls_context(parse(url, tls=tls))
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
 
 
 def test_the_hostname_check_can_be_left_out() -> None:
-    context = parse("rediss://h?ssl_check_hostname=false").endpoints[0].tls
-    assert context is not None
+    context = tls_context(parse("rediss://h?ssl_check_hostname=false"))
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
 
 
@@ -98,11 +104,9 @@ def test_sentinels_have_their_own_port_and_login() -> None:
         "sentinel://:p@a/2;sentinel://:p@b:1/2",
         {"master_name": "m", "sentinel_kwargs": {"username": "u", "password": "q"}},
     )
-    assert [(one.host, one.port, one.username, one.password, one.db) for one in target.sentinels] == [
-        ("a", 26379, "u", "q", 0),
-        ("b", 1, "u", "q", 0),
-    ]
-    assert (target.endpoints[0].password, target.endpoints[0].db) == ("p", 2)
+    assert target.sentinels == [("a", 26379), ("b", 1)]
+    assert target.sentinel_options == {"ssl": False, "username": "u", "password": "q"}
+    assert (target.endpoints[0].options["password"], target.endpoints[0].db) == ("p", 2)
 
 
 @pytest.fixture(scope="module")

@@ -291,8 +291,9 @@ async def test_a_read_only_replica_says_so(connect: Open, server: RedisServer, t
 
 async def test_passwords_are_checked_and_never_shown(connect: Open, tmp_path: Path) -> None:
     with redis_server(tmp_path, "--requirepass", "s3cret/ż") as locked:
-        for login in ("", ":wr0ng@", "user:wr0ng@"):
-            with pytest.raises(OperationalError, match="password") as caught:
+        wrong = "wrong user or password"
+        for login, why in (("", "wants a password"), (":wr0ng@", wrong), ("user:wr0ng@", wrong)):
+            with pytest.raises(OperationalError, match=why) as caught:
                 await connect(f"redis://{login}127.0.0.1:{locked.port}/0")
             assert "wr0ng" not in str(caught.value)
         broker = await connect(f"redis://:s3cret%2F%C5%BC@127.0.0.1:{locked.port}/3")
@@ -391,5 +392,5 @@ async def test_sentinel_leads_to_the_master(connect: Open, server: RedisServer, 
         await broker.publish(messages(1))
         with server.client() as client:
             assert client.llen("q") == 1
-        with pytest.raises(ConnectionLost, match="knows no master 'other'"):
+        with pytest.raises(ConnectionLost, match="No master found for 'other'"):
             await connect(url, options={"master_name": "other"})
