@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from typing import Any
@@ -20,9 +21,13 @@ from taskq.finder import FoundApp
 from taskq.layers import Source
 from taskq.worker.logs import LogFormat, setup_logging, wants_colour
 from taskq.worker.process import WorkerProcess, begin_anew
+from taskq.worker.supervisor import Supervisor, available_processors
 from taskq.worker.worker import Worker
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+
+#: In the environment of a process under a supervisor: 1, 2, ...
+PROCESS_NUMBER = "TASKQ_PROCESS_NUMBER"
 
 _SIGNALS = """
 \b
@@ -34,6 +39,14 @@ Signals:
   USR1       stacks of all threads and coroutines, with task ids
   REMAP_SIGTERM=SIGQUIT in the environment makes TERM a QUIT.
 """
+
+
+def _processes(text: str) -> int:
+    if text == "auto":
+        return available_processors()
+    if not text.isdecimal() or not int(text):
+        raise click.BadParameter("a number from 1 on, or auto")
+    return int(text)
 
 
 @click.command(cls=Command, epilog=_SIGNALS)
@@ -67,23 +80,44 @@ Signals:
     show_default=True,
     help="lines for people or for machines",
 )
+@click.option(
+    "--processes",
+    type=_processes,
+    default="1",
+    metavar="N|auto",
+    help="worker processes, each with all of the above; auto: one per processor (1)",
+)
 def worker(
-    queues: list[str] | None, hostname: str | None, loglevel: str, log_format: LogFormat, **numbers: Any
+    queues: list[str] | None,
+    hostname: str | None,
+    loglevel: str,
+    log_format: LogFormat,
+    processes: int,
+    **numbers: Any,
 ) -> int:
     """Run the tasks of an app until told to stop.
 
     taskq worker -A proj -Q celery,priority.high -c 100
     """
+    if processes > 1:
+        setup_logging(logging.INFO, log_format, worker="supervisor", colour=wants_colour(sys.stderr))
+        return Supervisor(_child_command, processes).run()
     state = get_state()
     found = named_app(state)
     _override(found.app, numbers)
-    node = node_name(hostname, socket.gethostname())
+    node = node_name(hostname, socket.gethostname(), os.environ.get(PROCESS_NUMBER))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         work = _work(found, queues, node, getattr(logging, loglevel.upper()), log_format, quiet=state.quiet)
         code, restart = runner.run(work)
     if restart:
         begin_anew(state.folder)
     return code
+
+
+def _child_command(number: int) -> list[str]:
+    """This very command line with a number; the last `--processes` counts."""
+    os.environ[PROCESS_NUMBER] = str(number)
+    return [sys.executable, "-m", "taskq", *sys.argv[1:], "--processes", "1"]
 
 
 def _override(app: TaskQ, numbers: dict[str, Any]) -> None:
