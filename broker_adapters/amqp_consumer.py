@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -23,6 +23,9 @@ log = logging.getLogger("taskq.amqp")
 
 #: Seconds between tries to consume again, the first and the longest.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+#: How often a quorum queue has delivered a message, and the most we let it come to: RabbitMQ 4 drops a message (or
+#: dead-letters it) at 20 by default, and counts what was given back in good order too.
+_COUNT, _WORN = "x-delivery-count", 10
 
 
 class Parts(NamedTuple):
@@ -50,10 +53,10 @@ class AmqpConsumer:
         self._prefetch = max(1, prefetch // max(1, len(self._tags)))
         self._session = Session()
         self._fresh: deque[Delivery] = deque()
-        self._suspects: deque[Delivery] = deque()  # delivered before: maybe they kill their workers
-        self._counted: set[Delivery] = set()  # suspects whose handing out is written down
+        self._suspects: list[Delivery] = []  # delivered before: did their holder die?
+        self._worn: list[Delivery] = []  # delivered so often that a quorum queue may drop them
+        self._blamed: set[Delivery] = set()
         self._early: list[tuple[float, int, Delivery]] = []
-        self._mine: dict[str, None] = {}  # ids that this process held when it lost its channel
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self._closed = False
@@ -80,8 +83,10 @@ class AmqpConsumer:
     async def receive(self, limit: int) -> Sequence[Delivery]:
         while not self._closed:
             self._news.clear()
-            if self._suspects and (old := await self._cleared(limit)):
-                return old
+            if self._worn:
+                await self._replace_worn()
+            if self._suspects:
+                await self._judge()
             if batch := self._take(limit):
                 return batch
             await self._wait()
@@ -99,9 +104,9 @@ class AmqpConsumer:
         returned = [delivery for delivery in requeue if session.has(delivery)]
         try:
             if kept:
-                await self._dead.bury([self._dead.of(delivery, reason) for delivery, reason in kept])
+                await self._dead.put_away(kept)
             if returned:
-                await self._take_off(returned)
+                await self._take_off(self._alive(returned))
         finally:
             session.ack(ack)
         session.ack([delivery for delivery, _ in kept])
@@ -112,7 +117,11 @@ class AmqpConsumer:
         await self._settled(session)
 
     async def blame(self, delivery: Delivery, count: int = 1) -> None:
-        """Done already: whoever is handed a suspect has that written down (`_cleared`)."""
+        await self._deaths.blame(delivery, count)
+        if count > 0:
+            self._blamed.add(delivery)
+        else:
+            self._blamed.discard(delivery)
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         session = self._session
@@ -159,7 +168,9 @@ class AmqpConsumer:
         elif came_back(message):
             delivery.redelivered = True
         session.held[tag] = delivery
-        if delivery.redelivered:
+        if (times := message.headers.pop(_COUNT, 0)) and isinstance(times, int) and times >= _WORN:
+            self._worn.append(delivery)
+        elif delivery.redelivered:
             self._suspects.append(delivery)
         elif 0 < due - now() <= NEAR + 1:
             heappush(self._early, (due, tag, delivery))
@@ -194,63 +205,48 @@ class AmqpConsumer:
         except TimeoutError:
             return
 
-    async def _cleared(self, limit: int) -> list[Delivery]:
-        """Suspects that may be handed out, once that is written down.
-
-        One that saw a holder die twice goes alone among its kind: of those that are in the hands of a worker
-        when it dies, only the one that kills should come to its third death.
-        """
+    async def _judge(self) -> None:
+        """Get to know which of the suspects saw a holder die."""
         try:
             await self._deaths.follow()
         except OperationalError as error:
-            log.warning("deaths of holders are not counted now: %s", error)
-        chosen = self._choose(limit)
-        new = [delivery for delivery in chosen if delivery not in self._counted]
-        self._counted.update(new)
-        mine = [delivery for delivery in new if self._mine.pop(_id(delivery), _id(delivery)) is None]
-        blamed = [delivery for delivery in new if delivery not in mine]
-        try:
-            await self._deaths.add(blamed)
-        except OperationalError as error:
-            log.warning("a death is not written down: %s", error)
-        for delivery in chosen:
+            log.warning("deaths of holders are not known now: %s", error)
+        suspects, self._suspects = self._suspects, []
+        for delivery in suspects:
             delivery.deaths = self._deaths.of(delivery)
-        handed = [delivery for delivery in chosen if self._owns(delivery)]
-        for delivery in handed:
-            self._suspects.remove(delivery)
-        return handed
+        self._fresh.extendleft(reversed(suspects))
+        try:
+            await self._deaths.handed_out([delivery for delivery in suspects if not delivery.deaths])
+        except OperationalError as error:
+            log.warning("a death may be missed: %s", error)
 
-    def _choose(self, limit: int) -> list[Delivery]:
-        chosen: list[Delivery] = []
-        held = self._session.held.values()
-        waiting = set(self._suspects)
-        serious = any(delivery.deaths > 1 for delivery in held if delivery not in waiting)
-        for delivery in self._suspects:
-            if self._deaths.of(delivery) >= 2:
-                if serious:
-                    continue
-                serious = True
-            chosen.append(delivery)
-            if len(chosen) == limit:
-                break
-        return chosen
+    async def _replace_worn(self) -> None:
+        """Put copies in the place of messages that near the limit of deliveries: a copy is counted from 0."""
+        worn, self._worn = self._worn, []
+        try:
+            await self.park([(delivery, now()) for delivery in worn])
+        except OperationalError as error:
+            log.warning("messages near the delivery limit of their queue are not replaced: %s", error)
+        finally:
+            self._suspects += [delivery for delivery in worn if self._session.has(delivery)]
 
     # -- giving back
 
+    def _alive(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Those of these that would look as if we had died, or were blamed for it."""
+        unknown = {*self._suspects, *self._worn}
+        return [d for d in deliveries if d in self._blamed or (not d.deaths and d not in unknown)]
+
     async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
-        """Write down that these come back in good order: but for suspects whose handing out was not written."""
-        told = [delivery for delivery in deliveries if not delivery.redelivered or delivery in self._counted]
+        """Write down that these come back while their holder lives."""
         try:
-            await self._deaths.take_off(told)
+            await self._deaths.given_back(deliveries)
         except OperationalError as error:
             log.warning("messages given back will count as deaths: %s", error)
 
     async def _settled(self, session: Session) -> None:
-        self._counted = (
-            {delivery for delivery in self._counted if session.has(delivery)} if self._counted else set()
-        )
-        if self._suspects:
-            self._news.set()
+        if self._blamed:
+            self._blamed = {delivery for delivery in self._blamed if self._owns(delivery)}
         if session.channel is not None and not session.channel.closed:
             try:
                 await session.channel.flush()
@@ -270,7 +266,7 @@ class AmqpConsumer:
             for consumer_tag in self._tags:
                 await channel.cancel(consumer_tag)
             rest = list(session.held.values())
-            await self._take_off(rest)
+            await self._take_off(self._alive(rest))
             session.requeue(rest)
             await channel.flush()
             await channel.close()
@@ -302,7 +298,7 @@ class AmqpConsumer:
         while True:
             await self._lost.wait()
             old = self._session.channel
-            self._forget_held()
+            await self._forget_held()
             for queue in self._tags.values():
                 self._topology.forget(queue)
             try:
@@ -315,18 +311,13 @@ class AmqpConsumer:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _forget_held(self) -> None:
-        """The channel is gone: what it brought belongs to the broker again."""
-        for delivery in self._session.held.values():
-            self._mine[_id(delivery)] = None
-        while len(self._mine) > 10 * self._prefetch * len(self._tags):
-            del self._mine[next(iter(self._mine))]
+    async def _forget_held(self) -> None:
+        """The channel is gone: what it brought belongs to the broker again, though nobody died."""
+        lost = self._alive(self._session.held.values())
         self._session = Session()
         self._fresh.clear()
         self._suspects.clear()
-        self._counted.clear()
+        self._worn.clear()
+        self._blamed = {delivery for delivery in self._blamed if delivery in self._holds}
         self._early.clear()
-
-
-def _id(delivery: Delivery) -> str:
-    return str(delivery.message.headers.get("id") or delivery.message.correlation_id)
+        await self._take_off(lost)

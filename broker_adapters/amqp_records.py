@@ -18,6 +18,7 @@ _DEATHS_KEPT = 86_400_000  # ms
 
 _ID, _QUEUE, _REASON, _AT = "x-taskq-id", "x-taskq-queue", "x-taskq-reason", "x-taskq-at"
 _EXCHANGE, _KEY, _RAW = "x-taskq-exchange", "x-taskq-key", "x-taskq-raw"
+_EXCHANGE_OF_DEAD = "x-dead-letter-exchange"
 
 
 class Names:
@@ -69,12 +70,11 @@ class Revocations:
 
 
 class Deaths:
-    """How many holders of a message died, by the message's id and retries.
+    """What is known of the holders of a message, by its id and retries.
 
-    RabbitMQ tells only that a message was delivered before (`redelivered`), or how often (`x-delivery-count` of
-    quorum queues), and counts what was given back in good order and what merely lay in a dead worker's prefetch.
-    So the one who is handed such a message writes that down first, and the one who gives it back takes that
-    off again. Nothing travels with the message: it stays where it is in its queue.
+    RabbitMQ tells only that a message was delivered before, whether its holder died or gave it back. So who gives
+    one back writes that down (-1), and who is handed it then takes that off again (+1); blame is written on top.
+    Nothing travels with the message: it stays where it is in its queue.
     """
 
     def __init__(self, log: SharedLog) -> None:
@@ -87,16 +87,20 @@ class Deaths:
         await self._log.follow(self._counts.clear)
 
     def of(self, delivery: Delivery) -> int:
-        """The deaths known so far."""
-        return max(0, self._counts.get(_key(delivery), 0))
+        """The deaths of one that was delivered before: as `Delivery.deaths`."""
+        return max(0, 1 + self._counts.get(_key(delivery), 0))
 
-    async def add(self, deliveries: Iterable[Delivery]) -> None:
-        """These were delivered before, and are handed out now."""
-        await self._write(deliveries, 1)
+    async def blame(self, delivery: Delivery, count: int) -> None:
+        """As `Consumer.blame`."""
+        await self._write([delivery], count)
 
-    async def take_off(self, deliveries: Iterable[Delivery]) -> None:
-        """These are given back in good order, and will look as if their holder had died."""
+    async def given_back(self, deliveries: Iterable[Delivery]) -> None:
+        """These come back in good order, and will look as if their holder had died."""
         await self._write(deliveries, -1)
+
+    async def handed_out(self, deliveries: Iterable[Delivery]) -> None:
+        """These had been given back; from now on they may see a death."""
+        await self._write(deliveries, 1)
 
     async def _write(self, deliveries: Iterable[Delivery], step: int) -> None:
         keys = [key for delivery in deliveries if (key := _key(delivery))]
@@ -114,10 +118,33 @@ class DeadLetters:
 
     def __init__(self, queue: str, sender: Sender, browser: Browser) -> None:
         self._queue, self._sender, self._browser = queue, sender, browser
+        self._declared = sender.link.config.queue
 
-    def of(self, delivery: Delivery, reason: str) -> DeadLetter:
-        """A new letter."""
-        return DeadLetter(uuid4().hex, delivery.queue, reason, time(), delivery.message)
+    async def put_away(self, rejected: Sequence[tuple[Delivery, str]]) -> None:
+        """To the dead-letter exchanges of their queues; where there is none, or nothing behind it, to our own letters.
+
+        Published and confirmed, for RabbitMQ itself drops what it cannot dead-letter.
+        """
+        theirs = [pair for pair in rejected if _EXCHANGE_OF_DEAD in self._declared(pair[0].queue).arguments]
+        failures = await self._sender.send([self._forwarded(*pair) for pair in theirs]) if theirs else {}
+        safe = {pair[0] for index, pair in enumerate(theirs) if index not in failures}
+        await self.bury(
+            [
+                DeadLetter(uuid4().hex, delivery.queue, reason, time(), delivery.message)
+                for delivery, reason in rejected
+                if delivery not in safe
+            ]
+        )
+
+    def _forwarded(self, delivery: Delivery, reason: str) -> Message:
+        message, arguments = delivery.message, self._declared(delivery.queue).arguments
+        return replace(
+            message,
+            headers={**message.headers, _QUEUE: delivery.queue, _REASON: reason},
+            exchange=arguments[_EXCHANGE_OF_DEAD],
+            routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key),
+            due=None,
+        )
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """As `Broker.bury`."""
