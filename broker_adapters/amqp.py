@@ -17,6 +17,7 @@ import aiormq
 
 from taskq.broker import BrokerConfig, Features, Queue
 from taskq.broker_adapters.amqp_browse import Browser, SharedLog
+from taskq.broker_adapters.amqp_bus import AmqpBus
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer, Parts
 from taskq.broker_adapters.amqp_link import DRIVER_ERRORS, Link
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths, Names, Revocations
@@ -51,6 +52,7 @@ class AmqpBroker:
         self._revocations = Revocations(log(names.revoked))
         self._letters = DeadLetters(names.dead, self._sender, browser)
         self._consumers: list[AmqpConsumer] = []
+        self.bus = AmqpBus(self._publishing, self._consuming, self._connect_consuming)
 
     async def open(self) -> None:
         await self._publishing.open()
@@ -58,6 +60,7 @@ class AmqpBroker:
     async def close(self) -> None:
         for consumer in self._consumers:
             await consumer.close()
+        await self.bus.close()
         self._consuming_open = False
         await self._consuming.close()
         await self._publishing.close()

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from taskq.broker_adapters.amqp_delay import plain_key
@@ -49,7 +49,8 @@ class AmqpConsumer:
             parts.deaths,
             parts.dead,
         )
-        self._tags = {f"{link.config.name}-{number}": queue for number, queue in enumerate(queues)}
+        self._names = {f"{link.config.name}-{number}": queue for number, queue in enumerate(queues)}
+        self._tags = dict(self._names)  # of those we receive from now; the names of others may still arrive
         self._prefetch = max(1, prefetch // max(1, len(self._tags)))
         self._session = Session()
         self._fresh: deque[Delivery] = deque()
@@ -138,6 +139,38 @@ class AmqpConsumer:
         if failures:
             raise PublishErrors(failures)
 
+    async def turn_to(self, queues: Sequence[str]) -> None:
+        gone = [tag for tag, queue in self._tags.items() if queue not in queues]
+        first = len(self._names)
+        new = [queue for queue in dict.fromkeys(queues) if queue not in self._tags.values()]
+        added = {f"{self._link.config.name}-{first + number}": queue for number, queue in enumerate(new)}
+        for queue in new:
+            await self._topology.queue(queue)
+        self._names |= added
+        self._tags = {tag: queue for tag, queue in self._tags.items() if tag not in gone} | added
+        channel = self._session.channel
+        if channel is None or channel.closed:
+            return  # it is being opened again, for what is wanted now
+        for tag, queue in added.items():
+            await channel.consume(queue, tag, self._prefetch)
+        for tag in gone:
+            await channel.cancel(tag)
+        await self._give_back_unwanted()
+
+    async def _give_back_unwanted(self) -> None:
+        """What came ahead of a queue that we have turned away from."""
+        wanted = set(self._tags.values())
+        waiting = (*self._fresh, *self._suspects, *(delivery for _, _, delivery in self._early))
+        rest = [delivery for delivery in waiting if delivery.queue not in wanted]
+        unwanted = set(rest)
+        self._fresh = deque(delivery for delivery in self._fresh if delivery not in unwanted)
+        self._suspects = deque(delivery for delivery in self._suspects if delivery not in unwanted)
+        self._early = [entry for entry in self._early if entry[2] not in unwanted]
+        heapify(self._early)
+        await self._take_off(rest)
+        self._session.requeue(rest)
+        await self._settled(self._session)
+
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         return [delivery for delivery in held if not self._owns(delivery)]
 
@@ -161,7 +194,7 @@ class AmqpConsumer:
         if session is not self._session:
             return
         message, tag = delivery.message, delivery.tag
-        queue = delivery.queue = self._tags[queue_tag]
+        queue = delivery.queue = self._names[queue_tag]
         due = 0.0
         if message.exchange.startswith("celery_delayed_") or DUE_HEADER in message.headers:
             due = self._undelay(message, queue)

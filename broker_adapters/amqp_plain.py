@@ -23,7 +23,7 @@ from taskq.errors import ConnectionLost, EncodeError, OperationalError
 from taskq.message import Message
 
 
-class _Properties(commands.Basic.Properties):
+class Properties(commands.Basic.Properties):
     """The driver's properties, written by our codec.
 
     pamqp narrows floats to 32 bits, and integers to letters that py-amqp before 5.4 reads as text.
@@ -83,7 +83,7 @@ class PlainChannel(DataChannel):
         if self.closed:
             return ConnectionLost(f"the connection to {self.link.shown} broke")
         try:
-            properties = _Properties(message)
+            properties = Properties(message)
             properties.marshal()
             await self._raw.basic_publish(
                 message.body,

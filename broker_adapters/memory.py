@@ -14,6 +14,7 @@ from itertools import count
 from typing import ClassVar
 
 from taskq.broker import BrokerConfig, Features
+from taskq.broker_adapters.memory_bus import MemoryBus
 from taskq.broker_adapters.memory_line import Entry, Line, Tag
 from taskq.broker_adapters.memory_once import Names
 from taskq.clock import now
@@ -66,7 +67,7 @@ class Hub:
             self._return_parked(time)
             self._return_lost(consumer, time)
             lines = [self._lines[name] for name in consumer.rotate()]
-            share = -(-limit // len(lines))
+            share = -(-limit // max(1, len(lines)))
             for line in lines:
                 line.take(min(share, limit - len(taken)), taken)
             for line in lines:
@@ -256,6 +257,10 @@ class MemoryConsumer:
             self._hub.park([(entry, due) for entry in self._hub.remove(self, [delivery.tag])])
         self._news.set()
 
+    async def turn_to(self, queues: Sequence[str]) -> None:
+        self.queues = deque(dict.fromkeys(queues))
+        self._news.set()
+
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._hub.renew(self, held)
 
@@ -292,6 +297,7 @@ class MemoryBroker:
         self._config = config
         self._lease = config.lease
         self._consumers: list[MemoryConsumer] = []
+        self.bus = MemoryBus(config.url)
 
     async def open(self) -> None:
         """Nothing to connect to."""
@@ -299,6 +305,7 @@ class MemoryBroker:
     async def close(self) -> None:
         for consumer in self._consumers:
             await consumer.close()
+        await self.bus.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
         addressed, failures = address(messages, self._config)

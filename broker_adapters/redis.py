@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from taskq.broker import BrokerConfig, Features
+from taskq.broker import BrokerConfig, Features, Queue
+from taskq.broker_adapters.redis_bus import RedisBus
 from taskq.broker_adapters.redis_claims import renew
 from taskq.broker_adapters.redis_consumer import KEEP_DEAD, RedisConsumer
 from taskq.broker_adapters.redis_layout import read_layout
@@ -46,6 +47,7 @@ class RedisBroker:
         self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
         self._publisher = RedisPublisher(self._link, self._layout, target.shown, config.queue, config.timeout)
         self._consumers: list[RedisConsumer] = []
+        self.bus = RedisBus(self._link, self._layout, lambda: Link(target))
 
     async def open(self) -> None:
         await self._link.call("PING")
@@ -53,19 +55,24 @@ class RedisBroker:
     async def close(self) -> None:
         for consumer in self._consumers:
             await consumer.close()
+        await self.bus.close()
         self._link.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
         await self._publisher.publish(messages)
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> RedisConsumer:
-        session = await self._link.session()
-        await self._publisher.declare(session, queues)
-        declared = [self._queue(name) for name in queues]
-        consumer = RedisConsumer(self._link, self._layout, declared, prefetch=prefetch, lease=self._lease)
+        consumer = RedisConsumer(
+            self._link, self._layout, self._declared, prefetch=prefetch, lease=self._lease
+        )
+        await consumer.turn_to(queues)
         self._consumers.append(consumer)
-        await consumer.on_connect(session)
+        await consumer.on_connect(await self._link.session())
         return consumer
+
+    async def _declared(self, queues: Sequence[str]) -> Sequence[Queue]:
+        await self._publisher.declare(await self._link.session(), queues)
+        return [self._queue(name) for name in queues]
 
     # -- sizes
 
@@ -149,10 +156,12 @@ class RedisBroker:
 
     async def _on_connect(self, session: Session) -> None:
         await self._publisher.on_connect(session)
+        await self.bus.on_connect(session)
         for consumer in self._consumers:
             await consumer.on_connect(session)
 
     def _on_push(self, push: Sequence[Any]) -> None:
+        self.bus.take_push(push)
         for consumer in self._consumers:
             consumer.take_push(push)
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from logging import getLogger
 from typing import Any, Final, NamedTuple
@@ -73,16 +73,22 @@ class RedisConsumer:
     """
 
     def __init__(
-        self, link: Link, layout: Layout, queues: Sequence[Queue], *, prefetch: int, lease: float
+        self,
+        link: Link,
+        layout: Layout,
+        declare: Callable[[Sequence[str]], Awaitable[Sequence[Queue]]],
+        *,
+        prefetch: int,
+        lease: float,
     ) -> None:
         self._link = link
         self._layout = layout
+        self._declare = declare
         self._prefetch = prefetch
         self._name = os.urandom(8).hex()
-        fanouts = [queue for queue in queues if queue.exchange_type == "fanout"]
-        self._fanout = Fanout(layout, fanouts, self._add)
-        self._queues = list(dict.fromkeys(queue.name for queue in queues if queue not in fanouts))
-        self._orders = [self._order(start) for start in range(len(self._queues))]
+        self._fanout = Fanout(layout, (), self._add)
+        self._queues: list[str] = []
+        self._orders: list[list[Source]] = []
         self._turn = 0
         self._lease = lease
         # Celery gives a claim back when its index score is visibility_timeout old: never before our lease ends.
@@ -106,6 +112,16 @@ class RedisConsumer:
             Source(key, queue, tag_prefix(step, self._name), claim_suffix(queue))
             for key, queue, step in self._layout.lists(turned)
         ]
+
+    async def turn_to(self, queues: Sequence[str]) -> None:
+        declared = await self._declare(queues)
+        fanouts = [queue for queue in declared if queue.exchange_type == "fanout"]
+        self._fanout = Fanout(self._layout, fanouts, self._add)
+        self._queues = list(dict.fromkeys(queue.name for queue in declared if queue not in fanouts))
+        self._orders = [self._order(start) for start in range(len(self._queues))]
+        self._turn = 0
+        await self._fanout.subscribe(await self._link.session())
+        self._news.set()
 
     # -- called by the broker
 
@@ -140,7 +156,7 @@ class RedisConsumer:
             if self._ready:
                 return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
             room = min(limit, MOST, self._prefetch - len(self._held))
-            if (room <= 0 and self._asked is None) or not self._queues:
+            if self._asked is None and (room <= 0 or not self._queues):
                 self._news.clear()
                 await self._news.wait()
             elif not await self._link.insist(partial(self._claim, room=room)) and not self._ready:
@@ -200,7 +216,8 @@ class RedisConsumer:
         self._drained = len(entries) < asked.room
         if runs:
             first_served = asked.sources[runs[0] - 1].queue
-            self._turn = (self._queues.index(first_served) + 1) % len(self._queues)
+            if first_served in self._queues:  # else we have turned to others meanwhile
+                self._turn = (self._queues.index(first_served) + 1) % len(self._queues)
             self._open_all(asked, runs, entries)
             if self._suspects or self._unreadable:
                 await self._clear_up(session)

@@ -52,6 +52,11 @@ class Layout:
         """The sets that tell which queues an exchange feeds; the second keeps kombu 5.7 from sweeping the first."""
         return f"{self.prefix}_kombu.binding.{exchange}", f"{self.prefix}_kombu.binding_permanent.{exchange}"
 
+    @property
+    def deadlines(self) -> str:
+        """Until when kombu 5.7 leaves the bindings of an exchange alone: exchange -> milliseconds."""
+        return f"{self.prefix}_kombu.binding_deadlines"
+
     def binding(self, queue: Queue) -> tuple[str, str]:
         """How a queue is bound, as (exchange, member of its sets). Exchange and routing key default to its name."""
         exchange = queue.exchange or queue.name

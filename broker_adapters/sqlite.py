@@ -15,6 +15,8 @@ from typing import ClassVar, Final, TypeVarTuple
 
 from taskq.broker import BrokerConfig, Features
 from taskq.broker_adapters import sqlite_queues as queues_sql
+from taskq.broker_adapters.sqlite_bus import SCHEMA as BUS_SCHEMA
+from taskq.broker_adapters.sqlite_bus import SqliteBus
 from taskq.broker_adapters.sqlite_queues import Letter, Outgoing, Row
 from taskq.clock import now
 from taskq.envelope import dumps, loads
@@ -101,6 +103,10 @@ class SqliteConsumer:
             await self._end(
                 [one for one, _ in parked], queues_sql.park, [(one.tag[1], due) for one, due in parked]
             )
+
+    async def turn_to(self, queues: Sequence[str]) -> None:
+        self._queues = deque(dict.fromkeys(queues))
+        self._news.set()
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         if self._held:
@@ -212,12 +218,13 @@ class SqliteBroker:
     features: ClassVar[Features] = Features(delays=True, leases=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
-        self._file = SqliteFile(config.url, queues_sql.SCHEMA, refuse)
+        self._file = SqliteFile(config.url, f"{queues_sql.SCHEMA};{BUS_SCHEMA}", refuse)
         self._config = config
         self._lease = config.lease
         self._mode = DURABLE if self._file.location.durable else WRITE
         self._letters_kept = float(config.options.get("dead_letter_expires", DEAD_LETTER_EXPIRES))
         self._consumers: list[SqliteConsumer] = []
+        self.bus = SqliteBus(self._file)
 
     async def open(self) -> None:
         await self._file.open()
@@ -226,6 +233,7 @@ class SqliteBroker:
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             await consumer.close()
+        await self.bus.close()
         self._file.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:

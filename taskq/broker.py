@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Final, Protocol
 
+from taskq.bus import Bus
 from taskq.errors import ConfigError
 from taskq.message import DeadLetter, Delivery, Message
 
@@ -120,6 +121,10 @@ class Consumer(Protocol):
         """End custody until a time (Unix seconds): the broker keeps them and delivers them again then."""
         ...
 
+    async def turn_to(self, queues: Sequence[str]) -> None:
+        """Receive from these queues from now on; what is held of others stays held. Raises OperationalError."""
+        ...
+
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         """Keep the leases of all deliveries still held; returns those that were lost (none without leases)."""
         ...
@@ -133,6 +138,8 @@ class Broker(Protocol):
     """A connection to one broker, for one event loop."""
 
     features: ClassVar[Features]
+    #: Remote control and events.
+    bus: Bus
 
     async def open(self) -> None:
         """Connect. Raises OperationalError naming the URL (password masked) when that is not possible."""

@@ -24,8 +24,8 @@ Push = Callable[[Sequence[Any]], None]
 REPLY_TIMEOUT: Final = 8.0
 _TICK: Final = 2.0
 
-_ANSWERED_BY_PUSHES: Final = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE"))
-_CONFIRMATIONS: Final = frozenset((b"subscribe", b"unsubscribe", b"psubscribe"))
+_ANSWERED_BY_PUSHES: Final = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"))
+_CONFIRMATIONS: Final = frozenset((b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"))
 
 
 class Waiting:

@@ -29,6 +29,7 @@ CORE: Final = (
     "taskq.envelope",
     "taskq.exchanges",
     "taskq.broker",
+    "taskq.bus",
     "taskq.errors",
     "taskq.serializers",
     "taskq.states",

@@ -364,6 +364,50 @@ async def test_a_connection_can_consume_twice(connect: ConnectBroker, queue: str
 # == cancel, close
 
 
+async def test_turning_to_other_queues(connect: ConnectBroker, queue: str, other: str) -> None:
+    broker = await connect()
+    consumer = await broker.consume([queue], prefetch=100)
+    await broker.publish(messages(queue, 1))
+    held = await take(consumer, 1)
+    await consumer.turn_to([queue, other])
+    await broker.publish(messages(other, 2))
+    await consumer.settle(ack=await take(consumer, 2))
+    await consumer.turn_to([other])
+    await consumer.settle(requeue=held)
+    await assert_silent(consumer)
+    await broker.publish([message(other, 7)])
+    assert numbers(await take(consumer, 1, ack=True)) == [7]
+    assert await eventually(lambda: broker.size(queue)) == 1
+
+
+async def test_turning_reaches_a_waiting_receive_and_none_may_be_left(
+    connect: ConnectBroker, queue: str, other: str
+) -> None:
+    broker = await connect()
+    consumer = await broker.consume([queue], prefetch=100)
+    waiting = asyncio.create_task(take(consumer, 1, ack=True))
+    await asyncio.sleep(0)
+    await consumer.turn_to([other])
+    await broker.publish([message(other, 3)])
+    assert numbers(await waiting) == [3]
+    await consumer.turn_to([])
+    await broker.publish(messages(other, 1))
+    await assert_silent(consumer)
+    await consumer.turn_to([other])
+    assert numbers(await take(consumer, 1, ack=True)) == [0]
+
+
+async def test_turning_away_gives_back_what_came_ahead(
+    connect: ConnectBroker, queue: str, other: str
+) -> None:
+    broker, elsewhere = await connect(), await connect()
+    consumer = await broker.consume([queue], prefetch=100)
+    await broker.publish(messages(queue, 20))
+    await consumer.settle(ack=await take(consumer, 1))
+    await consumer.turn_to([other])
+    assert numbers(await take(await elsewhere.consume([queue], prefetch=100), 19)) == [*range(1, 20)]
+
+
 async def test_cancelling_receive_loses_nothing(connect: ConnectBroker, queue: str) -> None:
     broker, sender = await connect(), await connect()
     consumer = await broker.consume([queue], prefetch=100)
