@@ -141,9 +141,8 @@ class AmqpConsumer:
 
     async def turn_to(self, queues: Sequence[str]) -> None:
         gone = [tag for tag, queue in self._tags.items() if queue not in queues]
-        first = len(self._names)
         new = [queue for queue in dict.fromkeys(queues) if queue not in self._tags.values()]
-        added = {f"{self._link.config.name}-{first + number}": queue for number, queue in enumerate(new)}
+        added = {f"{self._link.config.name}-{n}": queue for n, queue in enumerate(new, len(self._names))}
         for queue in new:
             await self._topology.queue(queue)
         self._names |= added
@@ -161,8 +160,8 @@ class AmqpConsumer:
         """What came ahead of a queue that we have turned away from."""
         wanted = set(self._tags.values())
         waiting = (*self._fresh, *self._suspects, *(delivery for _, _, delivery in self._early))
-        rest = [delivery for delivery in waiting if delivery.queue not in wanted]
-        unwanted = set(rest)
+        unwanted = {delivery for delivery in waiting if delivery.queue not in wanted}
+        rest = [delivery for delivery in waiting if delivery in unwanted]
         self._fresh = deque(delivery for delivery in self._fresh if delivery not in unwanted)
         self._suspects = deque(delivery for delivery in self._suspects if delivery not in unwanted)
         self._early = [entry for entry in self._early if entry[2] not in unwanted]

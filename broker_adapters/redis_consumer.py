@@ -15,17 +15,16 @@ from taskq.broker_adapters.redis_claims import (
     Claim,
     Return,
     ahead,
-    claim_suffix,
     give_back,
     mark,
     read_claim,
     renew,
-    tag_prefix,
 )
 from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, FORGET_SOON, PARK
+from taskq.broker_adapters.redis_sources import Source, Sources
 from taskq.envelope import loads_tagged
 from taskq.errors import ConnectionLost, DecodeError, OperationalError
 from taskq.message import Delivery, Message
@@ -44,15 +43,6 @@ DEAD_LETTERS: Final = 10_000
 KEEP_DEAD: Final = 30 * 86400
 #: A requeue gives back whatever its lease says: any age will do.
 _ANY_AGE: Final = -1e12
-
-
-class Source(NamedTuple):
-    """One list we claim from."""
-
-    key: str
-    queue: str
-    tag_prefix: str
-    suffix: str
 
 
 class Asked(NamedTuple):
@@ -87,9 +77,7 @@ class RedisConsumer:
         self._prefetch = prefetch
         self._name = os.urandom(8).hex()
         self._fanout = Fanout(layout, (), self._add)
-        self._queues: list[str] = []
-        self._orders: list[list[Source]] = []
-        self._turn = 0
+        self._sources = Sources(layout, (), self._name)
         self._lease = lease
         # Celery gives a claim back when its index score is visibility_timeout old: never before our lease ends.
         self._ahead = ahead(lease, layout)
@@ -106,20 +94,12 @@ class RedisConsumer:
         self._closed = False
         self._keeper = Keeper(link, layout)
 
-    def _order(self, start: int) -> list[Source]:
-        turned = self._queues[start:] + self._queues[:start]
-        return [
-            Source(key, queue, tag_prefix(step, self._name), claim_suffix(queue))
-            for key, queue, step in self._layout.lists(turned)
-        ]
-
     async def turn_to(self, queues: Sequence[str]) -> None:
         declared = await self._declare(queues)
         fanouts = [queue for queue in declared if queue.exchange_type == "fanout"]
         self._fanout = Fanout(self._layout, fanouts, self._add)
-        self._queues = list(dict.fromkeys(queue.name for queue in declared if queue not in fanouts))
-        self._orders = [self._order(start) for start in range(len(self._queues))]
-        self._turn = 0
+        plain = [queue.name for queue in declared if queue not in fanouts]
+        self._sources = Sources(self._layout, plain, self._name)
         await self._fanout.subscribe(await self._link.session())
         self._news.set()
 
@@ -156,7 +136,7 @@ class RedisConsumer:
             if self._ready:
                 return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
             room = min(limit, MOST, self._prefetch - len(self._held))
-            if self._asked is None and (room <= 0 or not self._queues):
+            if self._asked is None and (room <= 0 or not self._sources.queues):
                 self._news.clear()
                 await self._news.wait()
             elif not await self._link.insist(partial(self._claim, room=room)) and not self._ready:
@@ -191,9 +171,9 @@ class RedisConsumer:
         return not looked or replies[1] != 0
 
     def _ask(self, session: Session, room: int) -> Asked:
-        sources = self._orders[self._turn]
+        sources = self._sources.next()
         keys = [source.key for source in sources]
-        args: list[Any] = [room, self._lease, self._ahead, self._number, len(self._queues)]
+        args: list[Any] = [room, self._lease, self._ahead, self._number, len(self._sources.queues)]
         for source in sources:
             args += (source.tag_prefix, source.suffix)
         commands: list[Sequence[Any]] = [CLAIM.command((*self._layout.custody, *keys), args)]
@@ -215,9 +195,7 @@ class RedisConsumer:
         runs, entries = session.checked(reply)
         self._drained = len(entries) < asked.room
         if runs:
-            first_served = asked.sources[runs[0] - 1].queue
-            if first_served in self._queues:  # else we have turned to others meanwhile
-                self._turn = (self._queues.index(first_served) + 1) % len(self._queues)
+            self._sources.served(asked.sources[runs[0] - 1].queue)
             self._open_all(asked, runs, entries)
             if self._suspects or self._unreadable:
                 await self._clear_up(session)
