@@ -156,8 +156,7 @@ class Worker:
         end = loop.time() + self.grace
         if parts.runner.close():
             await self._finish(parts.runner, end)
-        rest = max(end - loop.time(), PATIENCE)
-        if not await self._in_time(parts.completer.drain(), rest, completer):
+        if not await self._flushed(parts.completer, end - loop.time(), completer):
             self.clean = False
             logger.error("outcomes could not be stored or settled: their tasks will be run again")
         try:
@@ -166,6 +165,12 @@ class Worker:
         except (OperationalError, TimeoutError) as error:
             self.clean = False
             logger.warning("could not give deliveries back; their leases will run out: %s", error)
+
+    async def _flushed(self, completer: Completer, rest: float, running: "asyncio.Task[None]") -> bool:
+        """Carry out what runs came to. Told to hurry, or with the grace period over, it still has some patience."""
+        return await self._in_time(completer.drain(), rest, running) or await self._in_time(
+            completer.drain(), PATIENCE, running, cold=False
+        )
 
     async def _finish(self, runner: Runner, end: float) -> None:
         """Wait for what runs; cancel it when the grace period is over or `stop(COLD)` says so."""
