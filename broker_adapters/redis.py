@@ -7,21 +7,19 @@ from collections.abc import Collection, Sequence
 from time import time
 from typing import Any, ClassVar, Final
 
-import orjson
-
 from taskq.broker import BrokerConfig, Features, Queue
+from taskq.broker_adapters import redis_dead
 from taskq.broker_adapters.redis_bus import RedisBus
 from taskq.broker_adapters.redis_claims import renew
-from taskq.broker_adapters.redis_consumer import KEEP_DEAD, RedisConsumer
+from taskq.broker_adapters.redis_consumer import RedisConsumer
+from taskq.broker_adapters.redis_durability import read_durability
 from taskq.broker_adapters.redis_layout import read_layout
 from taskq.broker_adapters.redis_publisher import RedisPublisher
-from taskq.broker_adapters.redis_scripts import EXHUME, PURGE
-from taskq.envelope import dumps, loads
-from taskq.errors import DecodeError
+from taskq.broker_adapters.redis_scripts import PURGE
 from taskq.message import DeadLetter, Delivery, Message
 from taskq.redis_link import Link
 from taskq.redis_session import Session
-from taskq.redis_url import parse_target
+from taskq.redis_url import Target, parse_target
 
 #: Revoked ids kept; those that end first make room.
 REVOKED: Final = 50_000
@@ -38,24 +36,31 @@ class RedisBroker:
     features: ClassVar[Features] = Features(leases=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
-        target = parse_target(
-            config.url, config.options, config.ssl, timeout=config.timeout, name=config.name
-        )
+        target = _target(config)
         self._lease = config.lease
         self._queue = config.queue
         self._layout = read_layout(config.options, target.endpoints[0].db)
         self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
-        self._publisher = RedisPublisher(self._link, self._layout, target.shown, config.queue, config.timeout)
+        durability = read_durability(config.options, config.timeout)
+        # Waiting for disks and replicas holds a connection, and is about what was written on that one.
+        self._sending = (
+            Link(_target(config), on_connect=self._on_sending_connect) if durability else self._link
+        )
+        self._publisher = RedisPublisher(
+            self._sending, self._layout, target.shown, config.queue, config.timeout, durability
+        )
         self._consumers: list[RedisConsumer] = []
-        self.bus = RedisBus(self._link, self._layout, lambda: Link(target))
+        self.bus = RedisBus(self._link, self._layout, lambda: Link(_target(config)))
 
     async def open(self) -> None:
         await self._link.call("PING")
+        await self._sending.session()
 
     async def close(self) -> None:
         for consumer in self._consumers:
             await consumer.close()
         await self.bus.close()
+        self._sending.close()
         self._link.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -118,44 +123,22 @@ class RedisBroker:
     # -- dead letters
 
     async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
-        key, index = self._dead_keys
-        found = await self._link.call("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES")
-        if not found:
-            return []
-        letters = await self._link.call("HMGET", key, *(name for name, _ in found))
-        pairs = zip(found, letters, strict=True)
-        return [_letter(name, at, letter) for (name, at), letter in pairs if letter is not None]
+        return await redis_dead.dead(self._link, self._layout, limit)
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        key, index = self._dead_keys
-        commands: list[Sequence[Any]] = [("MULTI",)]
-        for letter in letters:
-            entry = letter.raw if letter.message is None else dumps(letter.message, delivery_tag=letter.id)
-            about = orjson.dumps({"queue": letter.queue, "reason": letter.reason})
-            commands.append(("HSET", key, letter.id, about + b"\n" + entry))
-            commands.append(("ZADD", index, f"{letter.at:.6f}", letter.id))
-        commands += [("EXPIRE", key, KEEP_DEAD), ("EXPIRE", index, KEEP_DEAD), ("EXEC",)]
-        session = await self._link.session()
-        for future in session.send(*commands):
-            session.checked(await future)
+        await redis_dead.bury(await self._link.session(), self._layout, letters)
 
     async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        if not ids:
-            return []
-        letters, times = await self._link.run(EXHUME, self._dead_keys, list(dict.fromkeys(ids)))
-        found = zip(dict.fromkeys(ids), times, letters, strict=True)
-        return [
-            _letter(name.encode(), float(at or 0), letter) for name, at, letter in found if letter is not None
-        ]
-
-    @property
-    def _dead_keys(self) -> tuple[str, str]:
-        return self._layout.own("dead"), self._layout.own("dead:index")
+        return await redis_dead.exhume(self._link, self._layout, ids)
 
     # -- called by the link
 
-    async def _on_connect(self, session: Session) -> None:
+    async def _on_sending_connect(self, session: Session) -> None:
         await self._publisher.on_connect(session)
+
+    async def _on_connect(self, session: Session) -> None:
+        if self._sending is self._link:
+            await self._publisher.on_connect(session)
         await self.bus.on_connect(session)
         for consumer in self._consumers:
             await consumer.on_connect(session)
@@ -166,11 +149,5 @@ class RedisBroker:
             consumer.take_push(push)
 
 
-def _letter(name: bytes, at: float, letter: bytes) -> DeadLetter:
-    about, _, entry = letter.partition(b"\n")
-    read = orjson.loads(about)
-    try:
-        message, raw = loads(entry), b""
-    except DecodeError:
-        message, raw = None, entry
-    return DeadLetter(name.decode(), read["queue"], read["reason"], at, message, raw)
+def _target(config: BrokerConfig) -> Target:
+    return parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name=config.name)

@@ -8,8 +8,6 @@ from functools import partial
 from logging import getLogger
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from taskq.broker import ONCE_SETTLED, Queue
 from taskq.broker_adapters.redis_claims import (
     Claim,
@@ -20,10 +18,11 @@ from taskq.broker_adapters.redis_claims import (
     read_claim,
     renew,
 )
+from taskq.broker_adapters.redis_dead import bury_claims
 from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
-from taskq.broker_adapters.redis_scripts import ACK, BURY, CLAIM, FORGET_SOON, PARK
+from taskq.broker_adapters.redis_scripts import ACK, CLAIM, FORGET_SOON, PARK
 from taskq.broker_adapters.redis_sources import Source, Sources
 from taskq.envelope import loads_tagged
 from taskq.errors import ConnectionLost, DecodeError, OperationalError
@@ -38,9 +37,6 @@ MOST: Final = 1000
 #: Seconds between two claims on idle queues that no news came from; a server that sends no news is asked more often.
 POLL: Final = 1.0
 POLL_WITHOUT_NEWS: Final = 0.05
-#: Dead letters kept, and for how long (seconds).
-DEAD_LETTERS: Final = 10_000
-KEEP_DEAD: Final = 30 * 86400
 #: A requeue gives back whatever its lease says: any age will do.
 _ANY_AGE: Final = -1e12
 
@@ -233,7 +229,7 @@ class RedisConsumer:
         """Bury what cannot be read; tell deliveries how often their holders died."""
         if self._unreadable:
             letters = [(claim.tag, queue, reason) for claim, queue, reason in self._unreadable]
-            [reply] = await run_scripts(session, [self._bury(letters)])
+            [reply] = await run_scripts(session, [bury_claims(self._layout, letters)])
             session.checked(reply)
             for tag, _, _ in letters:
                 self._held.pop(tag, None)
@@ -280,8 +276,10 @@ class RedisConsumer:
             calls.append(self._returning(back, front=False))
         letters = [(d.tag.tag, d.queue, reason) for d, reason in reject if d.tag is not None]
         if letters:
-            calls.append(self._bury(letters))
+            calls.append(bury_claims(self._layout, letters))
         self._fanout.deliver_later([(delivery, 0.0) for delivery in requeue if delivery.tag is None])
+        if rejected := [(delivery, reason) for delivery, reason in reject if delivery.tag is None]:
+            await self._link.insist(partial(self._fanout.bury, rejected=rejected))
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
             await self._link.insist(
@@ -303,14 +301,6 @@ class RedisConsumer:
     def _returning(self, claims: Sequence[Claim], *, front: bool) -> Call:
         returns = [Return(claim.tag, [claim.list], mark(claim.entry)[0]) for claim in claims]
         return give_back(self._layout, returns, guard=self._layout.custody[2], age=_ANY_AGE, front=front)
-
-    def _bury(self, letters: Sequence[tuple[str, str, str]]) -> Call:
-        args: list[Any] = [DEAD_LETTERS, KEEP_DEAD]
-        for tag, queue, reason in letters:
-            # The name of the letter is that of the delivery: unique, and in order.
-            name = tag.split(":", 2)[2]
-            args += (tag, name, orjson.dumps({"queue": queue, "reason": reason.replace("\n", " ")}))
-        return BURY, (*self._layout.custody, self._layout.own("dead"), self._layout.own("dead:index")), args
 
     async def blame(self, delivery: Delivery, count: int = 1) -> None:
         deaths, task_id = self._layout.own("deaths"), _task_id(delivery.message)

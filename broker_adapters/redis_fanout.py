@@ -1,17 +1,19 @@
 """Fanout queues: PUB/SUB, at most once, without custody (celery-protocol.md 2.8)."""
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any, Final
 
 from taskq.broker import Queue
+from taskq.broker_adapters.redis_dead import bury
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.clock import now
 from taskq.envelope import loads
 from taskq.errors import DecodeError
-from taskq.message import Delivery
+from taskq.message import DeadLetter, Delivery
 from taskq.redis_session import Session
 
 logger = getLogger(__name__)
@@ -24,6 +26,7 @@ class Fanout:
     """The subscriptions of one consumer. What arrives goes to `deliver`; so does, later, what is given back."""
 
     def __init__(self, layout: Layout, queues: Sequence[Queue], deliver: Callable[[Delivery], None]) -> None:
+        self._layout = layout
         # A fanout exchange does not look at routing keys: with one or without, it is for us.
         plain = {layout.channel(queue.exchange or queue.name, ""): queue.name for queue in queues}
         self._queues = {channel.encode(): name for channel, name in plain.items()}
@@ -50,6 +53,14 @@ class Fanout:
             logger.error("dropped an unreadable message of the fanout queue %s: %s", queue, error)  # noqa: TRY400 - no trace of ours
             return
         self._deliver(Delivery(message, queue, None))
+
+    async def bury(self, session: Session, *, rejected: Sequence[tuple[Delivery, str]]) -> None:
+        """What was rejected goes to the dead letters, once per consumer that got it."""
+        letters = [
+            DeadLetter(os.urandom(8).hex(), delivery.queue, reason, now(), delivery.message)
+            for delivery, reason in rejected
+        ]
+        await bury(session, self._layout, letters)
 
     def deliver_later(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """Nobody else has them: they wait here."""

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, Final
 
 from taskq.broker import ONCE, Queue
+from taskq.broker_adapters.redis_durability import Durability
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.broker_adapters.redis_scripts import PUBLISH, PUBLISH_ONCE
 from taskq.envelope import dumps
@@ -43,13 +44,20 @@ class RedisPublisher:
     """Publishes for one broker object."""
 
     def __init__(
-        self, link: Link, layout: Layout, shown: str, queue: Callable[[str], Queue], timeout: float
+        self,
+        link: Link,
+        layout: Layout,
+        shown: str,
+        queue: Callable[[str], Queue],
+        timeout: float,
+        durability: Durability | None = None,
     ) -> None:
         self._link = link
         self._layout = layout
         self._shown = shown
         self._queue = queue
         self._timeout = timeout
+        self._durability = durability
         name = os.urandom(8).hex()
         self._tag = f"{name}-"
         self._marker = layout.own(f"publisher:{name}")
@@ -64,6 +72,8 @@ class RedisPublisher:
     async def on_connect(self, session: Session) -> None:
         """Before anything else is published on a new connection: what became of the batches on the last one?"""
         self._declared.clear()
+        if self._durability is not None:
+            await self._durability.check(session, self._shown)
         if any(taken is None for taken in self._doubts.values()):
             marker = int(await session.call("GET", self._marker) or 0)
             for number, taken in self._doubts.items():
@@ -89,6 +99,10 @@ class RedisPublisher:
             plain = await self._push_named(pushes, failures, messages)
         for piece in _pieces(plain):
             await self._push(piece, failures, messages)
+        if self._durability is not None:
+            await self._make_sure(
+                self._durability, [message for at, message in enumerate(messages) if at not in failures]
+            )
         if failures:
             raise PublishErrors(failures) if len(messages) > 1 else failures[0]
 
@@ -231,6 +245,17 @@ class RedisPublisher:
                     self._doubtful.pop(_name(message), None)
                 if self._doubts.pop(number):
                     return [b""] * (len(keys) - 1)
+
+    async def _make_sure(self, durability: Durability, taken: Sequence[Message]) -> None:
+        session = await self._link.session()
+        try:
+            await durability.confirm(session, self._marker, KEEP_MARKER, self._shown)
+        except OperationalError as error:
+            # Sent again they are waited for again, and not taken twice. Another master may not have them.
+            self._remember(self._number, taken, None)
+            if not isinstance(error, ConnectionLost):
+                self._doubts[self._number] = True
+            raise
 
     def _answer(self, session: Session, reply: Reply) -> Sequence[bytes]:
         try:

@@ -12,6 +12,9 @@ from taskq.errors import ConfigError, DecodeError, EncodeError
 #: How large a body may become, in bytes. Celery has no limit: 1 MB on the wire can be 1 GB.
 MAX_INFLATED = 64 * 1024 * 1024
 
+#: What a compressed result begins with; the header value and another zero byte follow (celery-protocol.md 4.3).
+RESULT_MARK = b"\0celery-compressed\0"
+
 
 class Compression(NamedTuple):
     """A way to make bodies smaller.
@@ -86,6 +89,18 @@ def decompress(data: bytes, name: str, max_inflated: int = MAX_INFLATED) -> byte
             f"refused: {len(data)} bytes of {compression.header} are more than {max_inflated} inflated"
         )
     return original
+
+
+def inflate_result(stored: bytes) -> bytes:
+    """A stored result as it was before Celery's `result_compression`, or as it is without.
+
+    Raises:
+        DecodeError: see `decompress`.
+    """
+    if not stored.startswith(RESULT_MARK):
+        return stored
+    header, _, deflated = stored[len(RESULT_MARK) :].partition(b"\0")
+    return decompress(deflated, header.decode("ascii", "replace"))
 
 
 def _inflate_zlib(data: bytes, limit: int) -> bytes:

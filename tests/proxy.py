@@ -1,19 +1,20 @@
 """A TCP proxy that fails in the ways networks do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
     """Forwards to a port. `swallow` cuts the connection of the next answer, once, and the answer is lost; `refuse`
-    lets nobody in.
+    lets nobody in; `rewrite` changes what clients ask.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.swallow = False
         self.refuse = False
+        self.rewrite: Callable[[bytes], bytes] = bytes
         self.connections = 0
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
@@ -49,7 +50,7 @@ class Proxy:
                 if answers and self.swallow:
                     self.swallow = False
                     return
-                writer.write(data)
+                writer.write(data if answers else self.rewrite(data))
                 await writer.drain()
 
 

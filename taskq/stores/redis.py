@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from taskq.compression import inflate_result
 from taskq.errors import ConnectionLost, DecodeError, OperationalError, StoreError
 from taskq.redis_link import Link, Script
 from taskq.redis_session import Reply, Session
@@ -330,7 +331,7 @@ class RedisStore:
 
     def _decode(self, raw: bytes) -> Any:
         try:
-            return self._serializer.loads(raw)
+            return self._serializer.loads(inflate_result(raw))
         except DecodeError as error:
             raise StoreError(f"a stored value cannot be read ({self._serializer.name}): {error}") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.backends.base import compress_payload
 from redis.asyncio import Redis
 
 from taskq.errors import StoreError
@@ -62,6 +63,26 @@ async def test_states_are_stored_and_published_as_celery_does(
             assert json.loads(heard["data"]) == json.loads(text)
     assert json.loads(await client.get(key) or "") == json.loads(golden["set_value"])
     assert 86000 < await client.ttl(key) <= 86400
+
+
+@pytest.mark.parametrize("method", ["gzip", "bzip2", "lzma", "brotli"])
+async def test_results_that_celery_compressed_are_read(
+    store: ResultStore, client: Redis, prefix: str, method: str
+) -> None:
+    payload = TaskResult("t", SUCCESS, "x" * 1000).payload()
+    await client.set(f"{prefix}_celery-task-meta-t", compress_payload(json.dumps(payload).encode(), method))
+    (found,) = await store.load(["t"])
+    assert found is not None
+    assert found.value == "x" * 1000
+    assert [state.value async for state in store.watch("t")] == ["x" * 1000]
+
+
+async def test_a_compressed_result_that_cannot_be_read_is_one_clear_error(
+    store: ResultStore, client: Redis, prefix: str
+) -> None:
+    await client.set(f"{prefix}_celery-task-meta-t", b"\0celery-compressed\0application/x-snow\0abc")
+    with pytest.raises(StoreError, match="unknown compression 'application/x-snow'"):
+        await store.load(["t"])
 
 
 @pytest.mark.parametrize("text", [json.dumps({"status": SUCCESS, "result": 1, "task_id": "t"}), None])

@@ -1,0 +1,125 @@
+"""Options `durable` and `durable_replicas`: what is asked of Redis, and that a short answer is an error."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskq.broker import Broker, BrokerConfig, open_broker
+from taskq.errors import ConfigError, OperationalError
+from taskq.message import Message
+from tests.polling import eventually
+from tests.proxy import proxy
+from tests.servers import RedisServer, redis_server
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path, "--repl-diskless-sync-delay", "0", aof=True) as running:
+        yield running
+
+
+@asynccontextmanager
+async def connected(url: str, **options: Any) -> AsyncIterator[Broker]:
+    broker = open_broker(BrokerConfig(url, options=options, timeout=0.5))
+    try:
+        await broker.open()
+        yield broker
+    finally:
+        await broker.close()
+
+
+def message(task_id: str) -> Message:
+    return Message({"task": "t", "id": task_id}, b"[[], {}, {}]", routing_key="q")
+
+
+class Disk:
+    """Between a client and a server: answers WAITAOF in its place with `answer`, and counts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answer = "{1, 0}"
+        self.asked: list[bytes] = []
+
+    def rewrite(self, data: bytes) -> bytes:
+        return re.sub(rb"\*4\r\n\$7\r\nWAITAOF\r\n((?:\$\d+\r\n\d+\r\n){3})", self._instead, data)
+
+    def _instead(self, found: re.Match[bytes]) -> bytes:
+        self.asked.append(b" ".join(found[1].split(b"\r\n")[1::2]))
+        script = f"return {self.answer}".encode()
+        return b"*3\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n$1\r\n0\r\n" % (len(script), script)
+
+
+@pytest.fixture
+async def disk(server: RedisServer) -> AsyncIterator[Disk]:
+    async with proxy(server.port) as network:
+        disk = Disk(f"redis://127.0.0.1:{network.port}/0")
+        network.rewrite = disk.rewrite
+        yield disk
+
+
+async def test_the_disk_is_waited_for_and_a_short_answer_raises(disk: Disk) -> None:
+    async with connected(disk.url, durable=True) as broker:
+        await broker.publish([message("a")])
+        assert disk.asked == [b"1 0 1", b"1 0 500"]  # at the start: is it possible?
+        disk.answer = "{0, 0}"
+        with pytest.raises(OperationalError, match=r"did not write it to its disk within 0\.5 s") as caught:
+            await broker.publish([message("b"), message("c")])
+        assert caught.value.maybe_accepted
+        disk.answer = "{1, 0}"
+        await broker.publish([message("b"), message("c")])  # waited for again, and taken once
+        assert disk.asked[2:] == [b"1 0 500"] * 2
+        assert await broker.size("q") == 3
+
+
+async def test_without_the_option_nothing_is_waited_for(disk: Disk) -> None:
+    async with connected(disk.url) as broker:
+        await broker.publish([message("a")])
+    assert disk.asked == []
+
+
+async def test_a_server_that_cannot_say_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as unsafe,
+        pytest.raises(
+            OperationalError, match=r"durable needs WAITAOF \(Redis 7\.2 or later\) and appendonly yes"
+        ),
+    ):
+        async with connected(unsafe.url, durable=True):
+            pass
+
+
+async def test_the_disk_of_a_server_that_can(server: RedisServer) -> None:
+    with server.client() as client:
+        major, minor = map(int, client.info()["redis_version"].split(".")[:2])
+    if (major, minor) < (7, 2):
+        pytest.skip("WAITAOF came with Redis 7.2")
+    async with connected(server.url, durable=True) as broker:
+        await broker.publish([message("a")])
+        assert await broker.size("q") == 1
+
+
+async def test_replicas_are_waited_for(server: RedisServer, tmp_path: Path) -> None:
+    async with connected(server.url, durable_replicas=1) as broker:
+        for _ in range(2):
+            with pytest.raises(OperationalError, match="only 0 of 1 replicas") as caught:
+                await broker.publish([message("a")])
+            assert caught.value.maybe_accepted
+            assert await broker.size("q") == 1
+        (tmp_path / "replica").mkdir()
+        options = ("--replicaof", "127.0.0.1", str(server.port))
+        with redis_server(tmp_path / "replica", *options) as replica, replica.client() as client:
+            await eventually(lambda: client.info()["master_link_status"] == "up")
+            await broker.publish([message("a"), message("b")])
+            assert client.llen("q") == 2
+
+
+@pytest.mark.parametrize("options", [{"durable": "yes"}, {"durable_replicas": -1}, {"durable_replicas": "1"}])
+def test_values_that_cannot_work(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="broker_transport_options: durable"):
+        open_broker(BrokerConfig("redis://h", options=options))
