@@ -113,10 +113,11 @@ async def test_replicas_are_waited_for(server: RedisServer, tmp_path: Path) -> N
             assert await broker.size("q") == 1
         (tmp_path / "replica").mkdir()
         options = ("--replicaof", "127.0.0.1", str(server.port))
-        with redis_server(tmp_path / "replica", *options) as replica, replica.client() as client:
-            await eventually(lambda: client.info()["master_link_status"] == "up")
+        with redis_server(tmp_path / "replica", *options) as replica, server.client() as master:
+            await eventually(lambda: master.info().get("slave0", {}).get("state") == "online")
             await broker.publish([message("a"), message("b")])
-            assert client.llen("q") == 2
+            with replica.client() as client:
+                assert client.llen("q") == 2
 
 
 @pytest.mark.parametrize("options", [{"durable": "yes"}, {"durable_replicas": -1}, {"durable_replicas": "1"}])
