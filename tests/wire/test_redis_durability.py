@@ -3,10 +3,12 @@
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from taskq.broker import Broker, BrokerConfig, open_broker
 from taskq.errors import ConfigError, OperationalError
@@ -104,6 +106,13 @@ async def test_the_disk_of_a_server_that_can(server: RedisServer) -> None:
         assert await broker.size("q") == 1
 
 
+def in_step(master: redis.Redis) -> bool:
+    """Whether a replica has told the master that it has everything."""
+    info = master.info()
+    replica = info.get("slave0", {"state": "", "offset": 0})
+    return bool(replica["state"] == "online" and replica["offset"] >= info["master_repl_offset"])
+
+
 async def test_replicas_are_waited_for(server: RedisServer, tmp_path: Path) -> None:
     async with connected(server.url, durable_replicas=1) as broker:
         for _ in range(2):
@@ -114,7 +123,7 @@ async def test_replicas_are_waited_for(server: RedisServer, tmp_path: Path) -> N
         (tmp_path / "replica").mkdir()
         options = ("--replicaof", "127.0.0.1", str(server.port))
         with redis_server(tmp_path / "replica", *options) as replica, server.client() as master:
-            await eventually(lambda: master.info().get("slave0", {}).get("state") == "online")
+            await eventually(partial(in_step, master))
             await broker.publish([message("a"), message("b")])
             with replica.client() as client:
                 assert client.llen("q") == 2
