@@ -159,14 +159,17 @@ class AmqpConsumer:
     async def _give_back_unwanted(self) -> None:
         """What came ahead of a queue that we have turned away from."""
         wanted = set(self._tags.values())
-        waiting = (*self._fresh, *self._suspects, *(delivery for _, _, delivery in self._early))
+        early = (delivery for _, _, delivery in self._early)
+        waiting = (*self._fresh, *self._suspects, *self._worn, *early)
         unwanted = {delivery for delivery in waiting if delivery.queue not in wanted}
         rest = [delivery for delivery in waiting if delivery in unwanted]
+        alive = self._alive(rest)
         self._fresh = deque(delivery for delivery in self._fresh if delivery not in unwanted)
-        self._suspects = deque(delivery for delivery in self._suspects if delivery not in unwanted)
+        self._suspects = [delivery for delivery in self._suspects if delivery not in unwanted]
+        self._worn = [delivery for delivery in self._worn if delivery not in unwanted]
         self._early = [entry for entry in self._early if entry[2] not in unwanted]
         heapify(self._early)
-        await self._take_off(rest)
+        await self._take_off(alive)
         self._session.requeue(rest)
         await self._settled(self._session)
 

@@ -134,6 +134,12 @@ class Hub:
             self._parked = kept
         return removed
 
+    def hasten(self, queue: str) -> None:
+        with self._lock:
+            chosen = [item for item in self._parked if item[2].queue == queue]
+            self._parked = sorted(item for item in self._parked if item[2].queue != queue)
+            self._return(entry for _, _, entry in chosen)
+
     def revoke(self, task_ids: Iterable[str], until: float) -> None:
         with self._lock:
             time = now()
@@ -333,6 +339,9 @@ class MemoryBroker:
 
     async def purge(self, queue: str) -> int:
         return self._hub.purge(queue)
+
+    async def hasten(self, queue: str) -> None:
+        self._hub.hasten(queue)
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         self._hub.revoke(task_ids, until)

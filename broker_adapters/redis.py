@@ -96,6 +96,19 @@ class RedisBroker:
         removed: int = await self._link.run(PURGE, keys, [queue])
         return removed
 
+    async def hasten(self, queue: str) -> None:
+        parked = self._layout.own("parked")
+        key = f"{parked}:{queue}"
+        session = await self._link.session()
+        commands = (
+            ("MULTI",),
+            ("ZUNIONSTORE", key, 1, key, "WEIGHTS", 0),
+            ("ZADD", parked, "XX", 0, queue),
+            ("EXEC",),
+        )
+        for future in session.send(*commands):
+            session.checked(await future)
+
     # -- revoked
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:

@@ -262,6 +262,9 @@ class SqliteBroker:
     async def purge(self, queue: str) -> int:
         return await self._file.run(queues_sql.purge, queue)
 
+    async def hasten(self, queue: str) -> None:
+        await self._file.run(queues_sql.hasten, queue, topic=MESSAGES)
+
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         await self._file.run(queues_sql.revoke, task_ids, until, mode=self._mode)
 

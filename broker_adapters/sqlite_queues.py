@@ -316,6 +316,14 @@ def purge(db: sqlite3.Connection, queue: str) -> int:
     ).rowcount
 
 
+def hasten(db: sqlite3.Connection, queue: str) -> None:
+    db.execute(
+        "UPDATE delayed SET due = 0 WHERE id IN"
+        " (SELECT id FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?)",
+        (queue,),
+    )
+
+
 def revoke(db: sqlite3.Connection, task_ids: Iterable[str], until: float) -> None:
     db.execute("DELETE FROM revoked WHERE until <= ?", (now(),))
     db.executemany("INSERT OR REPLACE INTO revoked VALUES (?, ?)", [(task_id, until) for task_id in task_ids])

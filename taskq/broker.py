@@ -175,6 +175,13 @@ class Broker(Protocol):
         """Remove all waiting messages of a queue; returns how many there were."""
         ...
 
+    async def hasten(self, queue: str) -> None:
+        """Deliver the delayed messages of a queue now, to who moves them elsewhere (where they are known by queue).
+
+        A worker that receives one parks it again: it bears its `eta`.
+        """
+        ...
+
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         """Remember these ids as revoked until a time (Unix seconds)."""
         ...

@@ -29,6 +29,7 @@ VERBS: Mapping[str, Verb] = {
     "conf": Verb("taskq.cli.conf:conf", "Look", "settings in effect and where each was written"),
     "call": Verb("taskq.cli.call:call", "Act", "send a task; --wait for its result"),
     "purge": Verb("taskq.cli.purge:purge", "Act", "remove all waiting tasks of queues"),
+    "migrate": Verb("taskq.cli.migrate:migrate", "Act", "move queued tasks to another broker"),
     "dead": Verb("taskq.cli.dead:dead", "Act", "tasks that could not be run: ls, show, retry, purge"),
 }
 

@@ -664,6 +664,29 @@ async def test_purge_removes_delayed_messages_that_size_counts(
     assert await broker.size(queue) == 0
 
 
+async def test_hastened_messages_come_at_once_and_unchanged(
+    connect: ConnectBroker, site: BrokerSite, queue: str, other: str
+) -> None:
+    broker = await connect()
+    if not site.counts_delayed:
+        pytest.skip("this broker knows of no delayed messages by queue")
+    consumer = await broker.consume([queue, other], prefetch=10)
+    sent = [message(queue, 1), message(queue, 2), message(other, 3)]
+    await broker.publish(sent)
+    held = await take(consumer, 3)
+    await consumer.park([(delivery, time() + 3600) for delivery in held])
+    await broker.hasten(other)
+    (first,) = await take(consumer, 1, within=5)
+    assert first.message == sent[2]
+    await broker.hasten(queue)
+    rest = await take(consumer, 2, within=5)
+    assert sorted(numbers(rest)) == [1, 2]
+    assert {delivery.deaths for delivery in rest} == {0}
+    await consumer.settle(ack=[first, *rest])
+    await broker.hasten(queue)
+    await assert_silent(consumer)
+
+
 # == revoked
 
 
