@@ -102,7 +102,7 @@ _ABSENT: Mapping[str, str] = {
             task_allow_error_cb_on_chord_header task_annotations task_default_rate_limit task_remote_tracebacks
             task_repr_maxlevels task_send_sent_event worker_deduplicate_successful_tasks
             worker_detect_quorum_queues worker_direct worker_disable_rate_limits worker_enable_remote_control
-            worker_max_memory_per_child worker_max_tasks_per_child worker_send_task_events""",
+            worker_send_task_events""",
     }.items()
     for name in names.split()
 }

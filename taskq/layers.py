@@ -143,6 +143,10 @@ class Layered:
         """Where the value was written, in words: "default", "environment TASKQ_BROKER_URL", ..."""
         return self._sources.get(name, (Source.DEFAULT, "default"))[1]
 
+    def set_by(self, source: Source) -> dict[str, Any]:
+        """The settings that have their value from this source."""
+        return {name: getattr(self, name) for name, (by, _) in self._sources.items() if by is source}
+
     def names(self) -> list[str]:
         """The names of all settings, in the order of the manual."""
         return list(self._types)

@@ -153,6 +153,12 @@ class Settings(Layered):
     """How many tasks run at once, async and plain ones together. (Celery: the number of processors.)"""
     worker_threads: Count = 16
     """How many plain (not async) tasks run at once, each in a thread."""
+    worker_pool_processes: Count | None = None
+    """How many plain tasks run at once in processes of their own (`run_in="process"`, or with a hard time limit); None: one for each processor."""
+    worker_max_tasks_per_child: Count | None = None
+    """Such a process is replaced after so many tasks; None: never."""
+    worker_max_memory_per_child: Count | None = None
+    """Such a process is replaced after a task when it has used more than so many kB of memory; None: never."""
     worker_prefetch_multiplier: Amount = 4
     """A worker holds up to this times `worker_concurrency` messages; 0: no limit."""
     worker_grace: Seconds = 25.0

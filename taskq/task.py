@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast
 
 from taskq import errors
 from taskq.arguments import ArgumentCheck
@@ -40,6 +40,9 @@ class TaskOptions(TypedDict, total=False):
     retry_kwargs: what an automatic retry hands to `self.retry` (max_retries, countdown, ...).
     retry_backoff: wait 1, 2, 4, ... (True) or n, 2n, 4n, ... seconds; capped by retry_backoff_max (600).
     retry_jitter: wait a random time up to that instead (default True).
+    run_in: where a plain function runs: "thread", or "process", which can be killed at `time_limit` and has a processor
+        of its own. Default: a process if there is a `time_limit` and the function can be found by module and name,
+        else a thread. Coroutines run on the worker's loop.
     throws: exception types that are expected: logged as one line, without traceback.
     typing: check the arguments of a call against the function (default True).
     """
@@ -67,6 +70,7 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     expires: float | timedelta | datetime | None
     queue: str | None
+    run_in: Literal["thread", "process"] | None
 
 
 _KNOWN = frozenset(TaskOptions.__annotations__)
@@ -110,6 +114,7 @@ class Task(Generic[P, R, C]):
     priority: int | None = None
     expires: float | timedelta | datetime | None = None
     queue: str | None = None
+    run_in: Literal["thread", "process"] | None = None
 
     def __init__(
         self,
@@ -128,6 +133,10 @@ class Task(Generic[P, R, C]):
         self.bind = bind
         self.run: Callable[..., Any] = functools.partial(fun, self) if self.bind else fun
         self.is_async = inspect.iscoroutinefunction(fun)
+        if self.run_in not in {None, "thread", "process"} or (self.is_async and self.run_in is not None):
+            raise TypeError(
+                f"run_in={self.run_in!r} of the task {name}: plain functions run in 'thread' or 'process'"
+            )
         self._app = app
         self.arguments = ArgumentCheck(fun, bound=self.bind, name=name)
         functools.update_wrapper(cast("Callable[..., Any]", self), fun)

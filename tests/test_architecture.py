@@ -131,6 +131,7 @@ IMPORTS_BY_NAME: Final = (
     "taskq.loader",
     "taskq.symbols",
     "taskq.cli*",
+    "taskq.worker.child",
 )
 
 #: Named above before the first module of that kind is there.

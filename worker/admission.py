@@ -9,6 +9,7 @@ from taskq.message import Delivery
 from taskq.protocol import decode
 from taskq.request import Request
 from taskq.worker.job import Job
+from taskq.worker.places import place_of
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Admission:
         task = self._app.find_task(request.task)
         if task is None:
             return Refused(delivery, NotRegistered(request.task), f"no task {request.task!r} here", request)
-        job = Job(delivery, request, task)
+        job = Job(delivery, request, task, place_of(request, task, conf))
         if request.eta is not None:
             due = request.eta.timestamp()
             if due > self._now():

@@ -13,21 +13,23 @@ from taskq.request import current
 from taskq.worker.drive import CoroutineRun
 from taskq.worker.effects import Effects
 from taskq.worker.hooks import overrides
-from taskq.worker.job import Job
-from taskq.worker.limits import Limits
+from taskq.worker.job import Job, Place
+from taskq.worker.limits import Limits, Run
 from taskq.worker.outcome import Outcome
+from taskq.worker.processes import ProcessLost, ProcessPool
 from taskq.worker.results import stored_state
 from taskq.worker.threads import ThreadPool, thread_context
 from taskq.worker.verdict import EXPIRED, Verdict
 
 
 class Executor:
-    """Runs jobs of one app: coroutines on the loop, plain functions in the threads."""
+    """Runs jobs of one app: coroutines on the loop, plain functions in threads or processes."""
 
     def __init__(
         self,
         app: TaskQ,
         threads: ThreadPool,
+        processes: ProcessPool,
         effects: Effects,
         verdict: Verdict,
         *,
@@ -36,6 +38,7 @@ class Executor:
     ) -> None:
         self._conf = app.conf
         self._threads = threads
+        self._processes = processes
         self._effects = effects
         self._verdict = verdict
         self._hostname = hostname
@@ -59,10 +62,9 @@ class Executor:
         except asyncio.CancelledError as error:
             if job.handed_back:
                 return self._verdict.handed_back(job)
-            if job.runner is not None and job.runner.cancelling():
-                outcome = await self._verdict.failed(job, TaskRevokedError("terminated"))
-            else:  # nobody ended it: the task awaited something that was cancelled, or raised this itself
-                outcome = await self._verdict.of(job, error)
+            outcome = await self._cancelled(job, error)
+        except ProcessLost as error:
+            outcome = await self._verdict.lost(job, error)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             outcome = await self._verdict.of(job, error)
         request.record = None  # what goes on in the background has no say any more
@@ -71,6 +73,12 @@ class Executor:
                 task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
             )
         return outcome
+
+    async def _cancelled(self, job: Job, error: asyncio.CancelledError) -> Outcome:
+        if job.runner is not None and job.runner.cancelling():
+            return await self._verdict.failed(job, TaskRevokedError("terminated"))
+        # Nobody ended it: the task awaited something that was cancelled, or raised this itself.
+        return await self._verdict.of(job, error)
 
     async def _before(self, job: Job) -> None:
         request, task = job.request, job.task
@@ -92,8 +100,14 @@ class Executor:
             if limits is None:
                 return await coroutine
             return await limits.bound(CoroutineRun(coroutine, f"{request.name}[{request.id}]"))
-        call = functools.partial(task.run, *request.args, **request.kwargs)
-        run = self._threads.submit(call, thread_context())
+        run = await self._begun(job)
         if limits is None:
             return await run.done
         return await limits.bound(run)
+
+    async def _begun(self, job: Job) -> Run:
+        request, task = job.request, job.task
+        if job.place is Place.PROCESS:
+            return await self._processes.start(request, task)
+        call = functools.partial(task.run, *request.args, **request.kwargs)
+        return self._threads.submit(call, thread_context())

@@ -2,11 +2,20 @@
 
 import asyncio
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from taskq.message import Delivery
 from taskq.request import Request
 from taskq.task import Task
+
+
+class Place(Enum):
+    """Where a run happens."""
+
+    LOOP = "loop"
+    THREAD = "thread"
+    PROCESS = "process"
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +30,7 @@ class Job:
     delivery: Delivery
     request: Request
     task: Task[Any, Any, Any]
+    place: Place
     due: float = 0.0
     runner: "asyncio.Task[None] | None" = None
     started: float = 0.0

@@ -35,10 +35,14 @@ class FollowUps:
 
 @dataclass(slots=True)
 class Outcome:
-    """The states to store, then what follows, then how to settle; `reason` goes with a rejection."""
+    """The states to store, then what follows, then how to settle; `reason` goes with a rejection.
+
+    `died`: the run took its process with it, which counts as a death of its message.
+    """
 
     delivery: Delivery
     results: Sequence[TaskResult] = ()
     follow: FollowUps | None = None
     settle: Settle = Settle.ACK
     reason: str = ""
+    died: bool = False

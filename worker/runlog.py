@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from taskq.errors import Reject, Retry
+from taskq.errors import Reject, Retry, WorkerLostError
 from taskq.message import Delivery
 from taskq.saferepr import saferepr
 from taskq.worker.job import Job
@@ -43,6 +43,11 @@ class RunLog:
         runtime = self._runtime(job)
         detail = f"in {_shown(runtime)}  {saferepr(error)}"
         self._line(level, "failed", job, detail, exc_info=trace, runtime=round(runtime, 3))
+
+    def lost(self, job: Job, error: WorkerLostError) -> None:
+        runtime = self._runtime(job)
+        detail = f"after {_shown(runtime)}  {error}  back to its queue"
+        self._line(logging.ERROR, "lost", job, detail, runtime=round(runtime, 3))
 
     def rejected(self, job: Job, reject: Reject) -> None:
         where = "back to its queue" if reject.requeue else f"see: taskq dead show {job.request.id}"

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from taskq import states
@@ -13,7 +13,7 @@ from taskq.errors import OperationalError
 from taskq.failures import encode_exception
 from taskq.worker.executor import Executor
 from taskq.worker.insist import insist
-from taskq.worker.job import Job
+from taskq.worker.job import Job, Place
 from taskq.worker.outcome import Outcome, Settle
 from taskq.worker.results import stored_state
 
@@ -30,7 +30,7 @@ class Runner:
     Args:
         put: where outcomes go.
         concurrency: how many may run at the same time.
-        threads: how many of them may be plain functions; more wait aside until a thread is free.
+        slots: how many of them may be in threads and in processes; more wait aside until there is room.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Runner:
         put: Callable[[Outcome], None],
         *,
         concurrency: int,
-        threads: int,
+        slots: Mapping[Place, int],
     ) -> None:
         self._executor = executor
         self._consumer = consumer
         self._put = put
         self._concurrency = concurrency
-        self._free_threads = threads
+        self._free = dict(slots)
         self._loop = asyncio.get_running_loop()
         # Each run begins with a copy of this, not of what the run before it has set.
         self._context = contextvars.copy_context()
         self._ready: deque[Job] = deque()
-        self._aside: deque[Job] = deque()
+        self._aside: dict[Place, deque[Job]] = {place: deque() for place in slots}
         self._accused: deque[Job] = deque()
         self._trial: Job | None = None
         self._closed = False
@@ -86,33 +86,31 @@ class Runner:
     def _fill(self) -> None:
         while len(self.running) < self._concurrency and (job := self._next()) is not None:
             self.running.add(job)
-            if not job.task.is_async:
-                self._free_threads -= 1
+            if job.place is not Place.LOOP:
+                self._free[job.place] -= 1
             job.started = self._loop.time()
             job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
 
     def _next(self) -> Job | None:
-        if self._accused and self._trial is None and self._has_thread_for(self._accused[0]):
+        if self._accused and self._trial is None and self._has_room_for(self._accused[0]):
             self._trial = self._accused.popleft()
             return self._trial
         while self._ready:
             job = self._ready.popleft()
-            if job.task.is_async or self._free_threads:
+            if self._has_room_for(job):
                 return job
-            self._aside.append(job)
+            self._aside[job.place].append(job)
         return None
 
-    def _has_thread_for(self, job: Job) -> bool:
-        return job.task.is_async or self._free_threads > 0
+    def _has_room_for(self, job: Job) -> bool:
+        return job.place is Place.LOOP or self._free[job.place] > 0
 
     # --- running --------------------------------------------------------------------------------------------
 
     async def _run(self, job: Job) -> None:
         try:
-            outcome = await (
-                self._execute_accused(job) if job.delivery.deaths else self._executor.execute(job)
-            )
+            outcome = await (self._execute_accused(job) if job.delivery.deaths else self._execute(job))
         except asyncio.CancelledError:  # at an await of ours, before or after the task's own code
             outcome = _given_back(job)
         except Exception as error:
@@ -124,8 +122,14 @@ class Runner:
     async def _execute_accused(self, job: Job) -> Outcome:
         await self._blame(job, 1)
         outcome = await self._executor.execute(job)
-        if outcome.settle is Settle.REQUEUE:
+        if outcome.settle is Settle.REQUEUE and not outcome.died:
             await self._blame(job, -1)
+        return outcome
+
+    async def _execute(self, job: Job) -> Outcome:
+        outcome = await self._executor.execute(job)
+        if outcome.died:
+            await self._blame(job, 1)
         return outcome
 
     async def _blame(self, job: Job, count: int) -> None:
@@ -134,10 +138,10 @@ class Runner:
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._put(outcome)
         self.running.discard(job)
-        if not job.task.is_async:
-            self._free_threads += 1
-            if self._aside:
-                self._ready.appendleft(self._aside.popleft())
+        if job.place is not Place.LOOP:
+            self._free[job.place] += 1
+            if aside := self._aside[job.place]:
+                self._ready.appendleft(aside.popleft())
         if job is self._trial:
             self._trial = None
         self._fill()
@@ -149,7 +153,7 @@ class Runner:
     def close(self) -> int:
         """Start no more: what was ready is given back at once. Tells how many run on."""
         self._closed = True
-        for waiting in (self._aside, self._ready, self._accused):
+        for waiting in (*self._aside.values(), self._ready, self._accused):
             while waiting:
                 self._put(Outcome(waiting.popleft().delivery, settle=Settle.REQUEUE))
         return len(self.running)

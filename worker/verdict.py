@@ -16,6 +16,7 @@ from taskq.errors import (
     Retry,
     TaskRevokedError,
     TimeLimitExceeded,
+    WorkerLostError,
 )
 from taskq.failures import encode_exception
 from taskq.protocol import task_id_of
@@ -23,12 +24,14 @@ from taskq.request import Request
 from taskq.signature import Signature
 from taskq.store import TaskResult
 from taskq.worker.admission import Refused
+from taskq.worker.child_protocol import RemoteTraceback
 from taskq.worker.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
 from taskq.worker.effects import Effects
 from taskq.worker.followups import after_failure, after_success, replaced, retried, retry_due
 from taskq.worker.hooks import Hooks
 from taskq.worker.job import Job
 from taskq.worker.outcome import FollowUps, Outcome, Settle
+from taskq.worker.processes import ProcessLost
 from taskq.worker.results import extended, failure_of, is_ignored, stored_state
 from taskq.worker.retries import is_retried, retry_by_itself
 from taskq.worker.runlog import RunLog, log_dead
@@ -106,6 +109,13 @@ class Verdict:
         """A run that was ended because the worker stops: another worker's, unless it was acknowledged before it."""
         self._log.handed_back(job)
         return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+
+    async def lost(self, job: Job, error: ProcessLost) -> Outcome:
+        """Its process died under it. Like the tasks of a lost worker it runs again, until it took `max_deaths` along."""
+        if job.acknowledged:
+            return await self.failed(job, WorkerLostError(*error.args))
+        self._log.lost(job, error)
+        return Outcome(job.delivery, settle=Settle.REQUEUE, died=True)
 
     async def revoked(self, job: Job, why: str) -> Outcome:
         """A job that is not run: revoked or expired (celery-protocol.md 6.1, 6.2)."""
@@ -251,5 +261,7 @@ def from_user_code(error: BaseException) -> BaseException:
 
 
 def as_text(error: BaseException) -> str:
-    """Its traceback, as Python prints it."""
+    """Its traceback, as Python prints it: there where it was raised."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        return error.__cause__.text
     return "".join(traceback.format_exception(error))

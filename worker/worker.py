@@ -12,6 +12,7 @@ from taskq.app import TaskQ
 from taskq.broker import Broker, Consumer, open_broker
 from taskq.clock import now
 from taskq.errors import OperationalError
+from taskq.layers import Source
 from taskq.store import ResultStore
 from taskq.worker.admission import Admission
 from taskq.worker.completer import Completer
@@ -20,10 +21,12 @@ from taskq.worker.effects import Effects
 from taskq.worker.executor import Executor
 from taskq.worker.hooks import Hooks
 from taskq.worker.intake import Intake
-from taskq.worker.job import Job
+from taskq.worker.job import Job, Place
 from taskq.worker.leases import Leases
+from taskq.worker.processes import ProcessPool
 from taskq.worker.runlog import RunLog
 from taskq.worker.runner import Runner
+from taskq.worker.supervisor import available_processors
 from taskq.worker.threads import ThreadPool
 from taskq.worker.verdict import Verdict
 from taskq.worker.watchdog import Watchdog
@@ -71,6 +74,7 @@ class Worker:
         self.queues = list(queues or app.router.queues)
         self.concurrency = concurrency or conf.worker_concurrency
         self.threads = threads or conf.worker_threads
+        self.pool_processes = conf.worker_pool_processes or available_processors()
         self.hostname = hostname or f"celery@{socket.gethostname()}"
         self.grace = conf.worker_grace if grace is None else grace
         self._on_ready = on_ready
@@ -139,6 +143,7 @@ class Worker:
                 task.cancel()
             await asyncio.wait(tasks)
             parts.threads.close()
+            await parts.processes.close()
             await parts.watchdog.stop()
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -210,20 +215,22 @@ class _Parts:
         self.leases = Leases(consumer, custody, lease=conf.lease_seconds, clock=loop.time)
         self.completer = Completer(broker, store, consumer, settled=custody.release, lost=self.leases.lost)
         self.threads = ThreadPool(worker.threads, loop)
+        self.processes = _process_pool(worker)
         effects = Effects(
             self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
         )
         verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
-        executor = Executor(app, self.threads, effects, verdict, hostname=worker.hostname, now=now)
+        executor = Executor(
+            app, self.threads, self.processes, effects, verdict, hostname=worker.hostname, now=now
+        )
         self.runner = Runner(
-            executor, consumer, self.completer.put, concurrency=worker.concurrency, threads=worker.threads
+            executor,
+            consumer,
+            self.completer.put,
+            concurrency=worker.concurrency,
+            slots={Place.THREAD: worker.threads, Place.PROCESS: worker.pool_processes},
         )
-        self.watchdog = Watchdog(
-            self.leases if broker.features.leases else None,
-            lambda: open_broker(app.broker_config()),
-            self.runner.job_of,
-            warning=conf.worker_blocked_warning,
-        )
+        self.watchdog = _watchdog(worker, self.leases if broker.features.leases else None, self.runner)
         self.intake = Intake(
             broker,
             consumer,
@@ -238,3 +245,24 @@ class _Parts:
             now=now,
             log=log,
         )
+
+
+def _process_pool(worker: Worker) -> ProcessPool:
+    conf = worker.app.conf
+    return ProcessPool(
+        worker.pool_processes,
+        modules=worker.app.task_modules,
+        settings=conf.set_by(Source.COMMAND_LINE),
+        max_tasks=conf.worker_max_tasks_per_child,
+        max_memory=conf.worker_max_memory_per_child,
+    )
+
+
+def _watchdog(worker: Worker, leases: Leases | None, runner: Runner) -> Watchdog:
+    app = worker.app
+    return Watchdog(
+        leases,
+        lambda: open_broker(app.broker_config()),
+        runner.job_of,
+        warning=app.conf.worker_blocked_warning,
+    )

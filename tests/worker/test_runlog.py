@@ -7,7 +7,7 @@ import pytest
 from taskq.errors import Reject, Retry
 from taskq.message import Delivery, Message
 from taskq.request import Request
-from taskq.worker.job import Job
+from taskq.worker.job import Job, Place
 from taskq.worker.runlog import RunLog, log_dead
 
 
@@ -20,7 +20,7 @@ def at_info(caplog: pytest.LogCaptureFixture) -> None:
 def job() -> Job:
     request = Request("id-1", "proj.add", args=["secret"], root_id="root-1", retries=1, shadow="nightly")
     task: Any = SimpleNamespace(max_retries=5, throws=(KeyError,))
-    return Job(Delivery(Message({}, b""), "fast", None), request, task, started=10.0)
+    return Job(Delivery(Message({}, b""), "fast", None), request, task, Place.LOOP, started=10.0)
 
 
 def log_at(now: float) -> RunLog:
