@@ -39,7 +39,7 @@ class RedisBroker:
         target = _target(config)
         self._lease = config.lease
         self._queue = config.queue
-        self._layout = read_layout(config.options, target.endpoints[0].db)
+        self._layout = read_layout(config.options, target.endpoints[0].db, config.dead_retention)
         self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
         durability = read_durability(config.options, config.timeout)
         # Waiting for disks and replicas holds a connection, and is about what was written on that one.

@@ -16,9 +16,8 @@ from taskq.message import DeadLetter
 from taskq.redis_link import Call, Link
 from taskq.redis_session import Session
 
-#: Dead letters kept, and for how long (seconds).
+#: The most dead letters kept.
 DEAD_LETTERS: Final = 10_000
-KEEP_DEAD: Final = 30 * 86400
 
 
 def _keys(layout: Layout) -> tuple[str, str]:
@@ -27,7 +26,7 @@ def _keys(layout: Layout) -> tuple[str, str]:
 
 def bury_claims(layout: Layout, letters: Sequence[tuple[str, str, str]]) -> Call:
     """The script call that moves claims, given as (tag, queue, reason), to the dead letters."""
-    args: list[Any] = [DEAD_LETTERS, KEEP_DEAD]
+    args: list[Any] = [DEAD_LETTERS, layout.keep_dead]
     for tag, queue, reason in letters:
         # The name of the letter is that of the delivery: unique, and in order.
         args += (tag, tag.split(":", 2)[2], _about(queue, reason))
@@ -42,7 +41,7 @@ async def bury(session: Session, layout: Layout, letters: Sequence[DeadLetter]) 
         entry = letter.raw if letter.message is None else dumps(letter.message, delivery_tag=letter.id)
         commands.append(("HSET", key, letter.id, _about(letter.queue, letter.reason) + b"\n" + entry))
         commands.append(("ZADD", index, f"{letter.at:.6f}", letter.id))
-    commands += [("EXPIRE", key, KEEP_DEAD), ("EXPIRE", index, KEEP_DEAD), ("EXEC",)]
+    commands += [("EXPIRE", key, layout.keep_dead), ("EXPIRE", index, layout.keep_dead), ("EXEC",)]
     for future in session.send(*commands):
         session.checked(await future)
 

@@ -13,6 +13,10 @@ STEPS: Final = (0, 3, 6, 9)
 SEPARATOR: Final = "\x06\x16"
 
 
+#: "For ever" as EXPIRE takes it: a century, in seconds.
+FOREVER: Final = 100 * 365 * 86400
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Key names and the transport options they depend on, with Celery's names and defaults (2.9)."""
@@ -26,6 +30,7 @@ class Layout:
     fanout: str
     fanout_patterns: bool
     body_encoding: str
+    keep_dead: int = 604_800
 
     @property
     def custody(self) -> tuple[str, str, str]:
@@ -81,7 +86,7 @@ class Layout:
         return f"{self.prefix}{self.fanout}{exchange}{suffix}"
 
 
-def read_layout(options: Mapping[str, Any], db: int) -> Layout:
+def read_layout(options: Mapping[str, Any], db: int, dead_retention: float | None = 604_800.0) -> Layout:
     """The layout that `broker_transport_options` ask for.
 
     Raises:
@@ -99,6 +104,7 @@ def read_layout(options: Mapping[str, Any], db: int) -> Layout:
             fanout=_fanout(options.get("fanout_prefix", True), db),
             fanout_patterns=bool(options.get("fanout_patterns", True)),
             body_encoding="base64" if options.get("body_encoding") == "base64" else "auto",
+            keep_dead=round(dead_retention or FOREVER),
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"broker_transport_options: {error}") from error

@@ -2,7 +2,6 @@
 
 URL: sqlite:///relative.db or sqlite:////absolute.db; `?synchronous=normal` publishes without waiting for the
 disk (a power cut may then lose what was published last; a crash of the process never does).
-Options: `dead_letter_expires`, seconds that dead letters are kept, 30 days by default.
 """
 
 import asyncio
@@ -36,7 +35,6 @@ MESSAGES: Final = "messages"
 LOOK: Final = 0.5
 #: Seconds until the next try after the file could not be used.
 RETRY: Final = 1.0
-DEAD_LETTER_EXPIRES: Final = 30 * 86400.0
 
 
 def refuse(failure: Failure) -> OperationalError:
@@ -222,7 +220,7 @@ class SqliteBroker:
         self._config = config
         self._lease = config.lease
         self._mode = DURABLE if self._file.location.durable else WRITE
-        self._letters_kept = float(config.options.get("dead_letter_expires", DEAD_LETTER_EXPIRES))
+        self._letters_kept = config.dead_retention or float("inf")
         self._consumers: list[SqliteConsumer] = []
         self.bus = SqliteBus(self._file)
 

@@ -161,6 +161,7 @@ class TaskQ:
             heartbeat=conf.broker_heartbeat,
             ssl=_tls(conf.broker_use_ssl),
             name=self.main,
+            dead_retention=conf.dead_retention,
         )
 
     def store_config(self) -> StoreConfig:

@@ -70,7 +70,8 @@ class BrokerConfig:
     renewal; `queue` gives the declaration of a queue by name; `queues` gives those known by now (`task_queues`), which
     tell what lies behind an exchange; `options` are `broker_transport_options`;
     `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
-    `name` tells the broker's operator who is connected.
+    `name` tells the broker's operator who is connected; `dead_retention` is how long dead letters are kept, in
+    seconds (None = for ever; RabbitMQ keeps them until they are purged).
     """
 
     url: str
@@ -82,6 +83,7 @@ class BrokerConfig:
     heartbeat: float = 15.0
     ssl: Mapping[str, Any] | None = None
     name: str = "taskq"
+    dead_retention: float | None = 604_800.0
 
 
 class Consumer(Protocol):

@@ -87,6 +87,8 @@ _ABSENT: Mapping[str, str] = {
             worker_task_log_format""",
         "use worker_grace": "worker_soft_shutdown_timeout",
         "revoked ids live in the broker": "worker_state_db",
+        "results are read by result_serializer alone": "result_accept_content",
+        "await what apply returns": "task_store_eager_result",
         "use task_acks_on_failure_or_timeout": "task_acks_on_failure task_acks_on_timeout",
         "a lost worker's tasks always run again, see max_deaths": "task_retry_on_worker_lost",
         _NOT_HERE: """beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval

@@ -51,8 +51,6 @@ class Settings(Layered):
     """How long a result is kept, in seconds; None or 0: for ever."""
     result_serializer: str = "json"
     """Serializer of results."""
-    result_accept_content: Names | None = None
-    """Content types (or serializer names) of results that may be read; None: as `accept_content`."""
     result_extended: bool = False
     """Whether a result also tells the task's name, arguments, worker, queue and retries."""
 
@@ -142,10 +140,8 @@ class Settings(Layered):
     """Whether calls run here and now, without a broker, for tests."""
     task_eager_propagates: bool = False
     """Whether an eager task's exception reaches the caller at once."""
-    task_store_eager_result: bool = False
-    """Whether results of eager tasks are stored."""
     timezone: str | None = None
-    """Time zone of schedules, by its IANA name; None: UTC."""
+    """Accepted for configurations made for Celery; times in messages are UTC whatever it says."""
 
     # --- Worker ---
 

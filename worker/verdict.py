@@ -98,6 +98,8 @@ class Verdict:
         state = states.REVOKED if revoked else states.FAILURE
         failure = self._state(job, state, encode_exception(error), text)
         outcome = self._outcome(job, self._stored(job, failure, failed=True))
+        if not revoked and not self._conf.task_acks_on_failure_or_timeout and outcome.settle is Settle.ACK:
+            outcome.settle, outcome.reason = Settle.REJECT, f"the task failed: {error!r:.200}"
         if revoked:
             await self._return(request, outcome, failure)
         else:
