@@ -8,11 +8,12 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 # What a name needs is imported when the name is first asked for: `taskq --help` needs none of it.
 if TYPE_CHECKING:
     from taskq.app import TaskQ, shared_task
-    from taskq.canvas import chain, chord, group
+    from taskq.canvas import chain, chord, chunks, group, maybe_signature, signature, xmap, xstarmap
     from taskq.errors import (
         ChordError,
         ConfigError,
         Ignore,
+        IncompleteStream,
         MaxRetriesExceededError,
         NotRegistered,
         OperationalError,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from taskq.logs import get_task_logger
     from taskq.registry import current_app
     from taskq.request import Request
+    from taskq.result_sets import ResultSet
     from taskq.results import AsyncResult, GroupResult
-    from taskq.signature import Signature
+    from taskq.signatures import Signature
+    from taskq.stamps import StampingVisitor
     from taskq.store import TaskResult
     from taskq.task import Task
 
@@ -39,15 +42,18 @@ __all__ = [
     "ConfigError",
     "GroupResult",
     "Ignore",
+    "IncompleteStream",
     "MaxRetriesExceededError",
     "NotRegistered",
     "OperationalError",
     "Reject",
     "Request",
+    "ResultSet",
     "ResultTimeout",
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "StoreError",
     "Task",
     "TaskQ",
@@ -58,10 +64,15 @@ __all__ = [
     "__version__",
     "chain",
     "chord",
+    "chunks",
     "current_app",
     "get_task_logger",
     "group",
+    "maybe_signature",
     "shared_task",
+    "signature",
+    "xmap",
+    "xstarmap",
 ]
 
 _HOMES = {
@@ -70,15 +81,18 @@ _HOMES = {
     "ConfigError": "taskq.errors",
     "GroupResult": "taskq.results",
     "Ignore": "taskq.errors",
+    "IncompleteStream": "taskq.errors",
     "MaxRetriesExceededError": "taskq.errors",
     "NotRegistered": "taskq.errors",
     "OperationalError": "taskq.errors",
     "Reject": "taskq.errors",
     "Request": "taskq.request",
+    "ResultSet": "taskq.result_sets",
     "ResultTimeout": "taskq.errors",
     "Retry": "taskq.errors",
-    "Signature": "taskq.signature",
+    "Signature": "taskq.signatures",
     "SoftTimeLimitExceeded": "taskq.errors",
+    "StampingVisitor": "taskq.stamps",
     "StoreError": "taskq.errors",
     "Task": "taskq.task",
     "TaskQ": "taskq.app",
@@ -88,10 +102,15 @@ _HOMES = {
     "TimeLimitExceeded": "taskq.errors",
     "chain": "taskq.canvas",
     "chord": "taskq.canvas",
+    "chunks": "taskq.canvas",
     "current_app": "taskq.registry",
     "get_task_logger": "taskq.logs",
     "group": "taskq.canvas",
+    "maybe_signature": "taskq.canvas",
     "shared_task": "taskq.app",
+    "signature": "taskq.canvas",
+    "xmap": "taskq.canvas",
+    "xstarmap": "taskq.canvas",
 }
 
 

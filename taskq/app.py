@@ -14,7 +14,7 @@ from taskq.calls import CallBuilder
 from taskq.clock import now
 from taskq.connection import Connection
 from taskq.eager import run_eagerly
-from taskq.errors import ConfigError, NotRegistered, PublishErrors
+from taskq.errors import NotRegistered, PublishErrors
 from taskq.loader import autodiscover
 from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
@@ -27,10 +27,11 @@ from taskq.results import AsyncResult, GroupResult, result_from_tuple
 from taskq.routing import Router
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
-from taskq.signature import AnySignature, Signature, as_signature, new_id
-from taskq.store import ResultStore, StoreConfig
+from taskq.signatures import AnySignature, Signature, as_signature, new_id
+from taskq.store import ResultStore, StoreConfig, require_chords
+from taskq.streams import Stream, source_of
 from taskq.task import Task, TaskOptions
-from taskq.urls import mask
+from taskq.urls import mask, store_url
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,7 +173,7 @@ class TaskQ:
         """
         conf = self.conf
         return StoreConfig(
-            url=_store_url(conf.result_backend, conf.broker_url),
+            url=store_url(conf.result_backend, conf.broker_url),
             expires=conf.result_expires,
             serializer=get_serializer(conf.result_serializer),
             options=conf.result_backend_transport_options,
@@ -232,25 +233,31 @@ class TaskQ:
         result: AsyncResult[Any] = await self.send(Signature(name, args, kwargs, options))
         return result
 
-    async def send(self, signature: Signature[Any]) -> Any:
+    async def send(self, signature: Signature[Any], *, once: str | None = None) -> Any:
         """Publish what a signature stands for; the handle of its result.
+
+        `once` names it for a broker that publishes what has a name a single time (`Features.once`).
 
         Raises:
             TypeError: arguments do not fit the task's function.
             EncodeError: an argument cannot be serialized.
             OperationalError: the broker did not take it within the retry policy.
+            StoreError: it has a chord, and the result store could not be reached or keeps none.
         """
         if self.conf.task_always_eager:
             return await self.apply(signature)
         connection = self._connection_of(signature.options)
-        messages, result, chords = self.prepare(signature, connection.store.reply_to)
-        if signals.before_task_publish.receivers:
-            await _announce(signals.before_task_publish, messages)
-        if chords:  # known before the first part can return
-            await (await connection.open_store()).begin_chords(chords)
-        await self.publish(messages, signature.options, connection)
-        if signals.after_task_publish.receivers:
-            await _announce(signals.after_task_publish, messages)
+        source = source_of(signature)
+        if source is not None:
+            stream = Stream(self, signature, connection, connection.store.reply_to or self.oid)
+            result: Any = result_from_tuple(await stream.send(source), self)
+        else:
+            messages, result, chords = self.prepare(signature, connection.store.reply_to)
+            for index, message in enumerate(messages if once else ()):
+                message.once = f"{once}:{index}"
+            if chords:  # known before the first part can return
+                await (await connection.open_store()).begin_chords(chords)
+            await self.publish(messages, signature.options, connection)
         parent = current.get()
         if parent is not None:
             parent.children.append(result.as_tuple())
@@ -262,20 +269,27 @@ class TaskQ:
         """The messages a signature stands for, and the handle of its result. Nothing is sent.
 
         `parent` is the run that sends it; default the current one.
+
+        Raises:
+            TypeError, EncodeError: as `send`.
+            StoreError: it has a chord, and the result store keeps none.
         """
         parent = parent or current.get()
         reply_to = reply_to or self.oid
         if type(signature) is Signature:  # nearly always
-            message = self._encoded(signature, parent, reply_to)
+            message = self.encoded(signature, parent, reply_to)
             headers = message.headers
             result = AsyncResult[Any](headers["id"], self, ignored=bool(headers["ignore_result"]))
             return Prepared([message], result, {})
         canvas = frozen(signature, reply_to)
         plan = lowered(canvas)
-        messages = [self._encoded(plain, parent, reply_to) for plain in plan.signatures]
+        if plan.chords:
+            require_chords(self.store_config().url)
+        messages = [self.encoded(plain, parent, reply_to) for plain in plan.signatures]
         return Prepared(messages, result_from_tuple(result_tuple(canvas), self), plan.chords)
 
-    def _encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message:
+    def encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message:
+        """The message of a single task. Raises TypeError or EncodeError."""
         task = self.find_task(signature.task)
         if task is not None and task.typing:
             task.arguments.check(signature.args, signature.kwargs)
@@ -287,6 +301,8 @@ class TaskQ:
         self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection
     ) -> None:
         """Hand messages to the broker, with the retry policy of the options or the settings."""
+        if signals.before_task_publish.receivers:
+            await _announce(signals.before_task_publish, messages)
         publisher: Publisher = options.get("publisher") or options.get("producer") or connection.publisher
         retry = options.get("retry")
         policy = None
@@ -305,6 +321,8 @@ class TaskQ:
                 raise
 
         await publish_with_retry(attempt, broker=publisher.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
+        if signals.after_task_publish.receivers:
+            await _announce(signals.after_task_publish, messages)
 
     def _connection_of(self, options: Mapping[str, Any]) -> Connection:
         return options.get("connection") or self.shared_connection()
@@ -336,9 +354,7 @@ class TaskQ:
 
     async def GroupResult(self, group_id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
         """The handle of a saved group by its id, None if it was not saved."""
-        data = await (await self.open_store()).load_group(group_id)
-        restored = None if data is None else result_from_tuple(data["result"], self)
-        return restored if isinstance(restored, GroupResult) else None
+        return await GroupResult.restore(group_id, self)
 
     def require_task(self, name: str) -> Task[Any, Any, Any]:
         """The task of that name.
@@ -440,17 +456,3 @@ async def _announce(signal: signals.Signal, messages: Sequence[Message]) -> None
 def _tls(setting: bool | Mapping[str, Any] | None) -> Mapping[str, Any] | None:  # noqa: FBT001 - Celery's setting
     """The TLS options of a setting that may also be just True or False."""
     return setting if isinstance(setting, Mapping) else {} if setting else None
-
-
-def _store_url(backend: str | None, broker: str) -> str:
-    """Results go where the broker is, unless the setting says otherwise: over AMQP by answers (rpc).
-
-    The store of `rpc://` is found by the broker's URL (celery-protocol.md 4.9).
-    """
-    if backend is None:
-        backend = "rpc://" if broker.startswith(("amqp", "pyamqp")) else broker
-    if not backend.startswith("rpc://"):
-        return backend
-    if not broker.startswith(("amqp", "pyamqp")):
-        raise ConfigError(f"result_backend rpc:// needs an amqp:// broker, not {mask(broker)}")
-    return f"rpc+{broker}"

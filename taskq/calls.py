@@ -11,7 +11,7 @@ from taskq.request import Request, WireSignature
 from taskq.routing import Router
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
-from taskq.signature import Signature, as_signature, as_signatures, new_id
+from taskq.signatures import Signature, as_signature, as_signatures, new_id
 
 _HOST = socket.gethostname()
 _TRANSIENT = 1

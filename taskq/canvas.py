@@ -1,14 +1,24 @@
 """Canvases: signatures made of signatures. Pure data; taskq/lowering.py turns them into what is sent."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar, Unpack, cast
+import math
+from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar, Unpack, cast, overload
 
-from taskq.errors import DecodeError
+from taskq.errors import ConfigError, DecodeError
 from taskq.options import CallOptions, check_options
-from taskq.results import GroupResult
-from taskq.signature import KINDS, AnySignature, Sender, Signature, as_signature
+from taskq.results import AsyncResult, GroupResult
+from taskq.signatures import KINDS, AnySignature, Sender, Signature, as_signature, as_signatures
+from taskq.stamps import Stamping, Stamps
+from taskq.sync import SyncGroupCalls
 
 R = TypeVar("R")
+S = TypeVar("S")
+
+#: Options about where a canvas returns to: those of the part that ends it.
+END = ("group_id", "group_index", "chord", "chain")
+#: Options of a canvas that do not go to its members as they are.
+_NOT_SHARED = frozenset(("task_id", "link", "link_error"))
+_NOT_OF_FIRST = _NOT_SHARED.union(END)
 
 
 class group(Signature[list[R]]):  # noqa: N801 - Celery's name
@@ -16,25 +26,58 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
 
     Its result is a `GroupResult`; awaiting that gives the list of values in order. Arguments and options of a
     call are given to every member. Groups inside it become part of it.
+
+    An async generator of signatures is sent as it comes, a batch at a time; such a group can only be sent by
+    itself or as the header of a chord that is (`chord(members(), body)`), and needs an `app`.
     """
 
-    __slots__ = ("tasks",)
+    __slots__ = ("source", "tasks")
 
     subtask_type: ClassVar[str | None] = "group"
 
     def __init__(
         self,
-        *tasks: "Signature[R] | Mapping[str, Any] | Iterable[Signature[R] | Mapping[str, Any]]",
+        *tasks: "Signature[R] | Mapping[str, Any] | Iterable[Signature[R] | Mapping[str, Any]] | AsyncIterable[Signature[R]]",
         app: Sender | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_options(options)
         super().__init__("celery.group", options=options, app=app)
+        self.source: AsyncIterable[Signature[R]] | None = None
+        if len(tasks) == 1 and isinstance(tasks[0], AsyncIterable):
+            self.source, tasks = tasks[0], ()
         self.tasks: tuple[Signature[R], ...] = tuple(_flattened(_members(tasks), app))
         self.app = app or _first_app(self.tasks)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, GroupResult[R]]:
+        """The same as `delay`."""
+        return self.delay(*args, **kwargs)
+
+    @property
+    def sync(self) -> SyncGroupCalls[R]:  # type: ignore[override]  # a group's handles
+        """The calling verbs, blocking: `group.sync.delay().get()`."""
+        return SyncGroupCalls(self)
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
+        """A copy whose members have countdowns of `start`, `start + step`, ... seconds, below `stop` if given.
+
+        When the countdowns are used up they begin again at `start`.
+        """
+        count = len(self.tasks) if stop is None else max(1, math.ceil((stop - start) / step))
+        delays = (start + step * (index % count) for index in range(len(self.tasks)))
+        tasks = tuple(task.set(countdown=delay) for task, delay in zip(self.tasks, delays, strict=True))
+        return self.replaced(tasks=tasks)
+
     def wire_kwargs(self) -> dict[str, Any]:
-        """The members, as Celery keeps them."""
+        """The members, as Celery keeps them.
+
+        Raises:
+            ConfigError: they come from an async generator: nobody knows them yet.
+        """
+        if self.source is not None:
+            raise ConfigError(
+                "a group from an async generator can only be sent by itself or as the header of a chord"
+            )
         return {"tasks": [task.to_dict() for task in self.tasks]}
 
     @classmethod
@@ -45,7 +88,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
 
     def replaced(self, **fields: Any) -> Self:
         """A copy with other values in some slots."""
-        return super().replaced(**{"tasks": self.tasks, **fields})
+        return super().replaced(**{"tasks": self.tasks, "source": self.source, **fields})
 
     def merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
@@ -67,11 +110,54 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         """Send all members, each with these arguments and options merged in."""
         return cast("GroupResult[R]", await super().apply_async(args, kwargs, **options))
 
+    def stamped(self, by: Stamping, stamps: Stamps) -> Self:
+        """A copy whose members are stamped."""
+        asked = by.asked(stamps, by.visitor.on_group_start, self)
+        tasks = tuple(task.stamped(by, asked) for task in self.tasks)
+        stamped = self.with_stamped_links(by, asked).replaced(tasks=tasks)
+        by.visitor.on_group_end(stamped, **asked)
+        return stamped
+
     def __len__(self) -> int:
         return len(self.tasks)
 
     def __repr__(self) -> str:
         return f"group({', '.join(map(repr, self.tasks))})"
+
+
+class chunks(group[list[R]]):  # noqa: N801 - Celery's name
+    """A group of `starmap` tasks: each calls a task for a part of the items; its values are lists.
+
+    Args:
+        task: the task, without arguments.
+        it: the items, each the positional arguments of a call.
+        n: items of one part.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, task: Signature[R], it: Iterable[Sequence[Any]], n: int) -> None:
+        items = [list(item) for item in it]
+        parts = (xstarmap(task, items[start : start + n]) for start in range(0, len(items), n))
+        super().__init__(parts, app=task.app)
+
+    def group(self) -> Self:
+        """The group itself: in taskq, chunks are one from the start."""
+        return self
+
+
+def xmap(task: Signature[R], it: Iterable[Any]) -> Signature[list[R]]:
+    """One task that calls another for each item, in one process: the list of results."""
+    return _over("celery.map", task, list(it))
+
+
+def xstarmap(task: Signature[R], it: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+    """The same with each item as the positional arguments of a call."""
+    return _over("celery.starmap", task, [list(item) for item in it])
+
+
+def _over(name: str, task: Signature[R], items: list[Any]) -> Signature[list[R]]:
+    return Signature(name, (), {"task": task.to_dict(), "it": items}, app=task.app, immutable=True)
 
 
 class chain(Signature[R]):  # noqa: N801 - Celery's name
@@ -85,6 +171,20 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
 
     subtask_type: ClassVar[str | None] = "chain"
 
+    # The result of a chain is that of its last step, as far as a type checker can tell which one that is.
+    @overload
+    def __init__(self, a: "Signature[R]", /) -> None: ...
+    @overload
+    def __init__(self, a: AnySignature, b: "Signature[R]", /) -> None: ...
+    @overload
+    def __init__(self, a: AnySignature, b: AnySignature, c: "Signature[R]", /) -> None: ...
+    @overload
+    def __init__(
+        self: "chain[Any]",
+        *tasks: "AnySignature | Iterable[AnySignature]",
+        app: Sender | None = None,
+        **options: Unpack[CallOptions],
+    ) -> None: ...
     def __init__(
         self,
         *tasks: "AnySignature | Iterable[AnySignature]",
@@ -95,6 +195,10 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
         super().__init__("celery.chain", options=options, app=app)
         self.tasks: tuple[Signature[Any], ...] = tuple(_steps(_members(tasks), app))
         self.app = app or _first_app(self.tasks)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Coroutine[Any, Any, AsyncResult[R]]":
+        """The same as `delay`."""
+        return self.delay(*args, **kwargs)
 
     def wire_kwargs(self) -> dict[str, Any]:
         """The steps in running order, as Celery keeps them."""
@@ -119,6 +223,14 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
             tasks = (tasks[0].merged(args, kwargs, {}), *tasks[1:])
         return self.replaced(tasks=tasks, options={**self.options, **options})
 
+    def stamped(self, by: Stamping, stamps: Stamps) -> Self:
+        """A copy whose steps are stamped."""
+        asked = by.asked(stamps, by.visitor.on_chain_start, self)
+        tasks = tuple(task.stamped(by, asked) for task in self.tasks)
+        stamped = self.with_stamped_links(by, asked).replaced(tasks=tasks)
+        by.visitor.on_chain_end(stamped, **asked)
+        return stamped
+
     def __len__(self) -> int:
         return len(self.tasks)
 
@@ -139,7 +251,7 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
 
     def __init__(
         self,
-        header: "group[Any] | Iterable[AnySignature]",
+        header: "group[Any] | Iterable[AnySignature] | AsyncIterable[Signature[Any]]",
         body: "Signature[R] | Mapping[str, Any] | None" = None,
         *,
         app: Sender | None = None,
@@ -151,9 +263,10 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         self.body: Signature[R] | None = None if body is None else as_signature(body, app)
         self.app = app or self.header.app or (self.body.app if self.body is not None else None)
 
-    def __call__(self, body: "Signature[Any]") -> Any:
-        """Send it with this body: `await chord(header)(body)`."""
-        return self.replaced(body=body).apply_async()
+    def __call__(self, body: "Signature[S] | None" = None) -> "Coroutine[Any, Any, AsyncResult[S]]":
+        """Send it, with this body if one is given: `await chord(header)(body)`."""
+        sent: chord[Any] = self if body is None else self.replaced(body=body)
+        return sent.apply_async()
 
     def wire_kwargs(self) -> dict[str, Any]:
         """Header and body, as Celery keeps them."""
@@ -185,8 +298,53 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         """Arguments go to the members of the header."""
         return self.replaced(header=self.header.merged(args, kwargs, {}), options={**self.options, **options})
 
+    def stamped(self, by: Stamping, stamps: Stamps) -> Self:
+        """A copy whose header and body are stamped."""
+        asked = by.asked(stamps, by.visitor.on_chord_header_start, self)
+        members = tuple(task.stamped(by, asked) for task in self.header.tasks)
+        stamped = self.with_stamped_links(by, asked).replaced(header=self.header.replaced(tasks=members))
+        by.visitor.on_chord_header_end(stamped, **asked)
+        if stamped.body is None:
+            return stamped
+        below = by.asked(asked, by.visitor.on_chord_body, stamped)
+        return stamped.replaced(body=stamped.body.stamped(by, below))
+
     def __repr__(self) -> str:
         return f"chord({self.header!r}, {self.body!r})"
+
+
+def signature(
+    task: "str | AnySignature",
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    immutable: bool = False,
+    app: Sender | None = None,
+    **options: Unpack[CallOptions],
+) -> Signature[Any]:
+    """A signature by the task's name (`signature("tasks.add", args=(2, 2), countdown=10)`), or from its wire form.
+
+    Args:
+        task: the name; or a signature or its wire form, which is given back as a signature.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        immutable: ignore the result of a parent.
+        app: sends it; default the current app.
+        options: as for `Task.apply_async`.
+
+    Raises:
+        TypeError: an option is unknown.
+        DecodeError: a mapping is no signature.
+    """
+    if not isinstance(task, str):
+        return as_signature(task, app)
+    check_options(options)
+    return Signature(task, args, kwargs, options, immutable=immutable, app=app)
+
+
+def maybe_signature(value: "AnySignature | None", app: Sender | None = None) -> Signature[Any] | None:
+    """The signature of a wire form; None stays None."""
+    return None if value is None else as_signature(value, app)
 
 
 def _members(tasks: Sequence[Any]) -> Iterable[AnySignature]:
@@ -200,16 +358,22 @@ def _flattened(members: Iterable[AnySignature], app: Sender | None) -> Iterable[
     for member in members:
         signature = as_signature(member, app)
         if isinstance(signature, group):
-            yield from (task.merged((), None, _shared(signature, task)) for task in signature.tasks)
-        else:
+            yield from dissolved(signature)
+        elif not isinstance(signature, chain) or signature.tasks:
             yield signature
 
 
-def _shared(outer: Signature[Any], inner: Signature[Any]) -> dict[str, Any]:
-    """Options of a dissolved canvas that its member does not have itself."""
-    return {
-        key: value for key, value in outer.options.items() if key != "task_id" and key not in inner.options
-    }
+def dissolved(inner: "group[Any]") -> Iterable[Signature[Any]]:
+    """The members of a group that becomes part of another, each with what the group's options mean for it."""
+    options = inner.options
+    shared = {key: value for key, value in options.items() if key not in _NOT_SHARED}
+    links = [link.set(immutable=True) for link in as_signatures(options.get("link"))]
+    errbacks = as_signatures(options.get("link_error"))
+    for index, task in enumerate(inner.tasks):
+        member = task.replaced(options={**shared, **task.options}) if shared else task
+        if links and index == 0:  # celery-protocol.md 5.5: a group's link goes to its first member
+            member = member.link(*links)
+        yield member.link_error(*errbacks) if errbacks else member
 
 
 def _steps(members: Iterable[AnySignature], app: Sender | None) -> list[Signature[Any]]:
@@ -217,26 +381,64 @@ def _steps(members: Iterable[AnySignature], app: Sender | None) -> list[Signatur
     steps: list[Signature[Any]] = []
     for member in members:
         signature = as_signature(member, app)
-        inner = signature.tasks if isinstance(signature, chain) else (signature,)
-        for step in inner:
+        for step in _undone(signature) if isinstance(signature, chain) else (signature,):
             _append(steps, step)
     return steps
 
 
+def _undone(inner: "chain[Any]") -> Sequence[Signature[Any]]:
+    """The steps of a chain that becomes part of another, with what its options mean for them."""
+    steps = list(inner.tasks)
+    if not steps or not inner.options:
+        return steps
+    errbacks = as_signatures(inner.options.get("link_error"))
+    if errbacks:
+        steps = [step.link_error(*errbacks) for step in steps]
+    steps[-1] = at_end(steps[-1], inner.options)
+    shared = {key: value for key, value in inner.options.items() if key not in _NOT_OF_FIRST}
+    if shared:
+        steps[0] = steps[0].replaced(options={**shared, **steps[0].options})
+    return steps
+
+
+def at_end(last: Signature[Any], options: Mapping[str, Any]) -> Signature[Any]:
+    """The part that ends a canvas, with what the canvas's options say about its end."""
+    moved = {key: options[key] for key in END if options.get(key) is not None}
+    ended = last.replaced(options={**last.options, **moved}) if moved else last
+    links = as_signatures(options.get("link"))
+    return ended.link(*links) if links else ended
+
+
 def _append(steps: list[Signature[Any]], step: Signature[Any]) -> None:
-    """celery-protocol.md 5.6."""
+    """celery-protocol.md 5.6. What has a group is no chord's body: so a long line of groups is not nested."""
     last = steps[-1] if steps else None
-    if isinstance(step, group) and not step.tasks:
+    if isinstance(step, group) and not step.tasks and step.source is None:
         return
     if isinstance(step, group) and len(step) == 1:
-        step = step.tasks[0].merged((), None, _shared(step, step.tasks[0]))
+        [step] = dissolved(step)
     if isinstance(last, group):
         steps[-1] = chord(last, step, app=last.app)
-    elif isinstance(last, chord):
-        body = step if last.body is None else chain(last.body, step, app=last.app)
-        steps[-1] = last.replaced(body=body)
+    elif isinstance(last, chord) and last.body is None:
+        steps[-1] = last.replaced(body=step)
+    elif isinstance(last, chord) and not isinstance(step, group | chord):
+        steps[-1] = last.replaced(body=joined(last.body, step))
     else:
         steps.append(step)
+
+
+def joined(*steps: Any) -> Signature[Any]:
+    """These one after the other: a chain, or what it comes to."""
+    made: chain[Any] = chain(*steps)
+    return made.tasks[0] if len(made.tasks) == 1 else made
+
+
+def ends_in_group(signature: Signature[Any]) -> bool:
+    """Whether its result is that of a group: several tasks return at its end."""
+    if isinstance(signature, chain) and signature.tasks:
+        return ends_in_group(signature.tasks[-1])
+    if isinstance(signature, chord) and signature.body is not None:
+        return ends_in_group(signature.body)
+    return isinstance(signature, group)
 
 
 def _first_app(tasks: Sequence[Signature[Any]]) -> Sender | None:

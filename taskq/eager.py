@@ -12,7 +12,7 @@ from taskq.errors import Ignore, Reject, Replaced, Retry
 from taskq.failures import encode_exception
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult
-from taskq.signature import Signature, as_signature, as_signatures, new_id
+from taskq.signatures import Signature, as_signature, as_signatures, new_id
 from taskq.store import TaskResult
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[An
         Exception: the task's own, with the setting `task_eager_propagates`.
     """
     if isinstance(signature, group):
-        members = [await run_eagerly(app, _with_options(task, signature)) for task in signature.tasks]
+        tasks = signature.tasks if signature.source is None else [task async for task in signature.source]
+        members = [await run_eagerly(app, _with_options(task, signature)) for task in tasks]
         return GroupResult(signature.options.get("task_id") or new_id(), members, app)
     if isinstance(signature, chain):
         return await _run_chain(app, signature)

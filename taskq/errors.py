@@ -12,6 +12,7 @@
     ├── DecodeError                          a message cannot be read
     │   └── ContentDisallowed                its content type is not in accept_content
     ├── NotRegistered                        no task of that name
+    ├── IncompleteStream                     results that depend on each other are not all there yet
     ├── TaskError                            what became of a task
     │   ├── SoftTimeLimitExceeded · TimeLimitExceeded
     │   ├── TaskRevokedError · MaxRetriesExceededError · ChordError · WorkerLostError
@@ -91,6 +92,10 @@ class ContentDisallowed(DecodeError):
 
 class NotRegistered(TaskqError):
     """No task of that name is registered."""
+
+
+class IncompleteStream(TaskqError):
+    """The tree of results cannot be walked to its end yet: a task in it has not ended."""
 
 
 class TaskError(TaskqError):

@@ -8,17 +8,21 @@ chain) stands in its options and moves on to the part that ends it: the last ste
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import UUID, uuid5
 
-from taskq.canvas import chain, chord, group
+from taskq.canvas import END, at_end, chain, chord, dissolved, ends_in_group, group, joined
 from taskq.errors import ConfigError
 from taskq.message import Message
+from taskq.request import Request
 from taskq.results import AsyncResult, GroupResult
-from taskq.signature import Signature, as_signatures, new_id
+from taskq.signatures import Signature, as_signatures, new_id
 
-#: Options that belong to the end of a canvas.
-_END = ("group_id", "group_index", "chord", "link")
+#: Names the tasks that are added to chords.
+_ADDED = UUID("6b1fb2a5-7c0b-4f0e-9d4a-1f3b1a0f7a61")
 #: Options of a canvas that its parts do not inherit.
-_OWN = frozenset((*_END, "task_id", "chain", "link_error"))
+_OWN = frozenset((*END, "link", "task_id", "link_error"))
+#: Options that say where a group stands.
+_PLACE = frozenset(("task_id", "group_id", "group_index", "chain"))
 
 
 class Prepared(NamedTuple):
@@ -45,17 +49,18 @@ class Lowered:
 # --- ids ----------------------------------------------------------------------------------------------------
 
 
-def frozen(signature: Signature[Any], reply_to: str) -> Signature[Any]:
+def frozen(signature: Signature[Any], reply_to: str, start: int = 0) -> Signature[Any]:
     """A copy in which every task, group and chord has its id, so that a caller knows all of them in advance.
 
     `reply_to` goes with it for later steps: their results are answered to the caller, not to a worker.
+    `start` is the place of the first member of a group, or of a chord's header.
     """
     if isinstance(signature, chain):
         return _frozen_chain(signature, reply_to)
     if isinstance(signature, group):
-        return _frozen_group(signature, reply_to)
+        return _frozen_group(signature, reply_to, start)
     if isinstance(signature, chord):
-        return _frozen_chord(signature, reply_to)
+        return _frozen_chord(signature, reply_to, start)
     options = {"task_id": new_id(), "reply_to": reply_to, **_given(signature.options)}
     return signature.replaced(options=options)
 
@@ -77,16 +82,16 @@ def _frozen_chain(signature: "chain[Any]", reply_to: str) -> Signature[Any]:
     return signature.replaced(tasks=tuple(steps), options=options)
 
 
-def _frozen_group(signature: "group[Any]", reply_to: str) -> Signature[Any]:
+def _frozen_group(signature: "group[Any]", reply_to: str, start: int) -> Signature[Any]:
     group_id = signature.options.get("task_id") or new_id()
     members = []
-    for index, member in enumerate(signature.tasks):
+    for index, member in enumerate(signature.tasks, start):
         placed = frozen(member, reply_to)
         members.append(placed.replaced(options={**placed.options, "group_index": index}))
     return signature.replaced(tasks=tuple(members), options={**signature.options, "task_id": group_id})
 
 
-def _frozen_chord(signature: "chord[Any]", reply_to: str) -> Signature[Any]:
+def _frozen_chord(signature: "chord[Any]", reply_to: str, start: int) -> Signature[Any]:
     if signature.body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
     options = signature.options
@@ -101,18 +106,44 @@ def _frozen_chord(signature: "chord[Any]", reply_to: str) -> Signature[Any]:
     header = header.replaced(options=signature.header.options)
     body = frozen(body, reply_to)
     return signature.replaced(
-        header=_frozen_group(header, reply_to),
+        header=_frozen_group(header, reply_to, start),
         body=body,
         options={**rest, "task_id": body.options["task_id"]},
     )
 
 
 def _as_member(member: Signature[Any]) -> Signature[Any]:
-    """A chain that ends in a group returns to a chord as one part: the list of the group's results."""
-    if isinstance(member, chain) and member.tasks and isinstance(member.tasks[-1], group):
-        gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=member.app)
-        return chain(member, gather, app=member.app).replaced(options=member.options)
-    return member
+    """A member that ends in a group returns to a chord as one part: the list of the group's results."""
+    return gathered(member) if ends_in_group(member) else member
+
+
+def gathered(signature: Signature[Any]) -> Signature[Any]:
+    """What ends in a group, and then one task whose value is the list of the group's results."""
+    options = dict(signature.options)
+    task_id = {key: options.pop(key) for key in ("task_id",) if key in options}
+    gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, task_id, app=signature.app)
+    return joined(signature.replaced(options=options), gather)
+
+
+def added_to_chord(request: Request, signature: Signature[Any]) -> Signature[Any]:
+    """A signature as one more member of the chord that a run is part of.
+
+    Its id follows from the run's, so that a run done again adds the same task.
+
+    Raises:
+        ValueError: the run is no member of a chord.
+    """
+    if request.chord is None or request.group is None:
+        raise ValueError(f"{request.task}[{request.id}] is not a member of a chord")
+    request.added += 1
+    member = _as_member(signature)
+    place = {
+        "task_id": str(uuid5(_ADDED, f"{request.id} {request.added}")),
+        "group_id": request.group,
+        "chord": request.chord,
+        "root_id": request.root_id,
+    }
+    return member.replaced(options={**place, **member.options})
 
 
 # --- what is sent -------------------------------------------------------------------------------------------
@@ -132,41 +163,25 @@ def lowered(signature: Signature[Any]) -> Lowered:
 def _lowered_chain(signature: "chain[Any]") -> Lowered:
     steps = list(signature.tasks)
     if not steps:
-        return Lowered()
+        raise ConfigError("a chain without tasks cannot be sent")
     options = signature.options
-    steps[-1] = _at_end(steps[-1], options)
-    rest = [*(options.get("chain") or ()), *(step.to_dict() for step in reversed(steps[1:]))]
+    chain_after = options.get("chain") or ()
+    steps[-1] = at_end(steps[-1], {**options, "chain": None})
+    rest = [*chain_after, *(step.to_dict() for step in reversed(steps[1:]))]
     first = steps[0]
     shared = {key: value for key, value in options.items() if key not in _OWN}
     return lowered(first.replaced(options={**first.options, **shared, "chain": rest or None}))
-
-
-def _at_end(last: Signature[Any], options: Mapping[str, Any]) -> Signature[Any]:
-    """Move what is to happen at the end of a canvas to the part that ends it."""
-    moved = {key: options[key] for key in _END if key != "link" and options.get(key) is not None}
-    ended = last.replaced(options={**last.options, **moved}) if moved else last
-    links = as_signatures(options.get("link"))
-    return ended.link(*links) if links else ended
 
 
 def _lowered_group(signature: "group[Any]") -> Lowered:
     options = signature.options
     # A group that ends a member of a chord's header returns its parts to that chord, not to itself.
     group_id = (options.get("group_id") if options.get("chord") else None) or options["task_id"]
-    shared = {key: value for key, value in options.items() if key not in _OWN}
-    if options.get("chord"):
-        shared["chord"] = options["chord"]
-    errbacks = as_signatures(options.get("link_error"))
-    links = [link.set(immutable=True) for link in as_signatures(options.get("link"))]
+    shared = {key: value for key, value in options.items() if key not in _PLACE}
     result = Lowered()
-    for index, task in enumerate(signature.tasks):
+    for index, task in enumerate(dissolved(signature.replaced(options=shared))):
         place = {"group_id": group_id, "group_index": task.options.get("group_index", index)}
-        member = task.replaced(options={**shared, **task.options, **place})
-        if errbacks:
-            member = member.link_error(*errbacks)
-        if links and index == 0:  # celery-protocol.md 5.5: a group's link goes to its first member
-            member = member.link(*links)
-        result.add(lowered(member))
+        result.add(lowered(task.replaced(options={**task.options, **place})))
     return result
 
 
@@ -176,34 +191,26 @@ def _lowered_chord(signature: "chord[Any]") -> Lowered:
     if body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
     group_id = header.options["task_id"]
-    body = _at_end(body, {"group_id": group_id, **_given(options)})
-    if options.get("chain"):  # what follows the chord follows its body (celery-protocol.md 5.6)
-        body = body.replaced(options={**body.options, "chain": options["chain"]})
+    # What follows the chord follows its body (celery-protocol.md 5.6).
+    body = at_end(body, {"group_id": group_id, **_given(options)})
     if not header.tasks:
         return lowered(body.merged(([],), None, {}))
     shared = {key: value for key, value in {**header.options, **options}.items() if key not in _OWN}
-    sent = header.replaced(
-        options={
-            **shared,
-            "task_id": group_id,
-            "group_id": group_id,
-            "chord": body.to_dict(),
-            "link_error": header.options.get("link_error"),
-        }
-    )
-    result = Lowered(chords={group_id: sum(map(_parts, header.tasks))})
-    result.add(_lowered_group(sent))
+    links = {key: header.options.get(key) for key in ("link", "link_error")}
+    place = {"task_id": group_id, "group_id": group_id, "chord": body.to_dict()}
+    result = Lowered(chords={group_id: sum(map(parts, header.tasks))})
+    result.add(_lowered_group(header.replaced(options={**shared, **links, **place})))
     return result
 
 
-def _parts(member: Signature[Any]) -> int:
+def parts(member: Signature[Any]) -> int:
     """How many returns a member of a header makes (celery-protocol.md 4.7)."""
     if isinstance(member, group):
-        return sum(map(_parts, member.tasks))
+        return sum(map(parts, member.tasks))
     if isinstance(member, chain):
-        return _parts(member.tasks[-1]) if member.tasks else 0
+        return parts(member.tasks[-1])
     if isinstance(member, chord) and member.body is not None:
-        return _parts(member.body)
+        return parts(member.body)
     return 1
 
 

@@ -9,7 +9,7 @@ from taskq.near import near_match
 if TYPE_CHECKING:
     from taskq.connection import Connection
     from taskq.publisher import Publisher
-    from taskq.signature import AnySignature
+    from taskq.signatures import AnySignature
 
 
 class RetryPolicy(TypedDict, total=False):

@@ -26,7 +26,5 @@ def current_app() -> "TaskQ":
         ConfigError: there is no app yet.
     """
     if not _current:
-        raise ConfigError(
-            'there is no app yet: make one with app = TaskQ("proj") before calling shared tasks'
-        )
+        raise ConfigError('there is no app yet: make one with app = TaskQ("proj") before calling tasks')
     return _current[0]

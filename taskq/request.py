@@ -53,6 +53,8 @@ class Request:
     called_directly: bool = False
     #: Result tuples (celery-protocol.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)
+    #: How many tasks this run has added to its chord.
+    added: int = 0
     #: Set by the worker: stores a state of this run, in order with the others; None outside a worker.
     record: Callable[[Any], Awaitable[None] | None] | None = None
 

@@ -7,31 +7,18 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from taskq import states
-from taskq.broker import Broker
 from taskq.errors import ResultTimeout
 from taskq.failures import decode_exception
-from taskq.store import ResultStore, TaskResult
+from taskq.graph import Graph
+from taskq.result_sets import Backend, OnMessage, ResultSet
+from taskq.result_tree import result_graph, walk
+from taskq.store import TaskResult
 
 R = TypeVar("R")
-
-#: Called with the mapping of each state: task_id, status, result, traceback, children.
-OnMessage = Callable[[dict[str, Any]], Any]
-
-
-class Backend(Protocol):
-    """The app, as far as result handles know it."""
-
-    async def open_store(self) -> ResultStore:
-        """The result store of the running loop. Raises StoreError."""
-        ...
-
-    async def open_broker(self) -> Broker:
-        """The broker of the running loop. Raises OperationalError."""
-        ...
 
 
 class AsyncResult(Generic[R]):
@@ -61,6 +48,11 @@ class AsyncResult(Generic[R]):
         self.ignored = ignored
         self._backend = backend
         self._seen: TaskResult | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The app whose result store it looks into."""
+        return self._backend
 
     def see(self, state: TaskResult) -> None:
         """Take note of a state found elsewhere."""
@@ -117,6 +109,10 @@ class AsyncResult(Generic[R]):
         """Handles of the tasks this one sent (callbacks, next step, sub-tasks), as last seen."""
         tuples = (self._seen.children if self._seen else None) or ()
         return [result_from_tuple(item, self._backend) for item in tuples]
+
+    def leaves(self) -> "Iterator[AsyncResult[Any]]":
+        """The single tasks it stands for: itself."""
+        yield self
 
     # --- looking --------------------------------------------------------------------------------------------
 
@@ -219,6 +215,51 @@ class AsyncResult(Generic[R]):
                     self._seen = event
                     yield event
 
+    # --- what came of it ------------------------------------------------------------------------------------
+
+    async def iterdeps(
+        self, *, intermediate: bool = False
+    ) -> "AsyncGenerator[tuple[AnyResult | None, AnyResult], None]":
+        """This result and all that its task has sent, each with the one it comes from (None for this).
+
+        Args:
+            intermediate: go on past tasks that have not ended yet.
+
+        Raises:
+            IncompleteStream: a task has not ended.
+            StoreError: the result store could not be reached.
+        """
+        store = await self._backend.open_store()
+        async with contextlib.aclosing(walk(self, store, intermediate=intermediate)) as steps:
+            async for step in steps:
+                yield step
+
+    async def collect(self, *, intermediate: bool = False) -> "AsyncGenerator[tuple[AnyResult, Any], None]":
+        """This result and all that its task has sent, each with its value; see `iterdeps`.
+
+            async for result, value in result.collect():
+                print(result.id, value)
+
+        With `intermediate` the value of a task that has not ended is what was last seen of it.
+        """
+        async with contextlib.aclosing(self.iterdeps(intermediate=intermediate)) as steps:
+            async for _, handle in steps:
+                ended = all(leaf.state in states.READY for leaf in handle.leaves())
+                value = await handle.get() if ended else [leaf.result for leaf in handle.leaves()]
+                yield handle, value if ended or isinstance(handle, GroupResult) else value[0]
+
+    async def get_leaf(self) -> Any:
+        """The value of the last of the tasks that this one has led to; see `iterdeps`."""
+        value: Any = None
+        async with contextlib.aclosing(self.collect()) as steps:
+            async for _, found in steps:
+                value = found
+        return value
+
+    async def graph(self, *, intermediate: bool = True) -> Graph:
+        """This task and all it has sent as a graph with the states: `print(await result.graph())`."""
+        return await result_graph(self, await self._backend.open_store(), intermediate=intermediate)
+
     # --- acting ---------------------------------------------------------------------------------------------
 
     async def forget(self) -> None:
@@ -242,6 +283,8 @@ class AsyncResult(Generic[R]):
     def as_tuple(self) -> list[Any]:
         """The wire form (celery-protocol.md 4.5)."""
         return [[self.id, self.parent.as_tuple() if self.parent else None], None]
+
+    __json__ = as_tuple  # a task may return handles
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncResult) and other.id == self.id
@@ -282,131 +325,69 @@ async def _with_looks(
             await asyncio.wait([pending])
 
 
-class GroupResult(Generic[R]):
+class GroupResult(ResultSet[R]):
     """The handles of a group, in order. `await group_result` gives the list of values.
 
     Attributes:
         id: the group id.
         results: the members' handles.
+        parent: the handle of what came before it in a chain, if any.
     """
-
-    __slots__ = ("_backend", "id", "parent", "results")
 
     def __init__(
         self,
         id: str,  # noqa: A002 - Celery's name
-        results: Sequence["AsyncResult[R] | GroupResult[R]"],
+        results: "Iterable[AsyncResult[R] | GroupResult[R]]",
         backend: Backend,
         parent: "AsyncResult[Any] | GroupResult[Any] | None" = None,
     ) -> None:
+        super().__init__(())
         self.id = id
         self.results = list(results)
         self.parent = parent
         self._backend = backend
 
-    def __await__(self) -> Generator[Any, None, list[R]]:
-        return self.get().__await__()
+    @property
+    def children(self) -> "list[AsyncResult[R] | GroupResult[R]]":
+        """The members."""
+        return self.results
 
-    async def get(
-        self,
-        timeout: float | None = None,  # noqa: ASYNC109 - Celery's signature
-        *,
-        propagate: bool = True,
-        on_message: OnMessage | None = None,
-        interval: float | None = None,
-    ) -> list[R]:
-        """Wait for all members; their values in the order of the group.
+    async def save(self) -> None:
+        """Keep the group under its id, for `app.GroupResult(id)` in another process. Raises StoreError."""
+        await (await self._backend.open_store()).save_group(self.id, {"result": self.as_tuple()})
 
-        Arguments and errors as for `AsyncResult.get`; with `propagate` the first failure is raised at once.
-        """
-        try:
-            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-                waiting = [
-                    group.create_task(
-                        member.get(propagate=propagate, on_message=on_message, interval=interval)
-                    )
-                    for member in self.results
-                ]
-        except TimeoutError:
-            raise ResultTimeout(f"group {self.id} had not ended after {timeout} s") from None
-        except BaseExceptionGroup as failures:
-            raise _first(failures) from None
-        return [task.result() for task in waiting]  # type: ignore[misc]  # nested groups give nested lists
+    async def delete(self) -> None:
+        """Remove what `save` kept. Raises StoreError."""
+        await (await self._backend.open_store()).forget_group(self.id)
 
-    async def join(self, timeout: float | None = None, *, propagate: bool = True) -> list[R]:  # noqa: ASYNC109 - Celery's
-        """The same as `get`."""
-        return await self.get(timeout, propagate=propagate)
-
-    async def refresh(self) -> Self:
-        """Look at the stored states of all members now. Raises StoreError."""
-        leaves = list(self.leaves())
-        store = await self._backend.open_store()
-        for leaf, found in zip(leaves, await store.load([leaf.id for leaf in leaves]), strict=True):
-            if found is not None:
-                leaf.see(found)
-        return self
-
-    async def completed_count(self) -> int:
-        """How many members have ended well."""
-        await self.refresh()
-        return sum(leaf.state == states.SUCCESS for leaf in self.leaves())
-
-    async def ready(self) -> bool:
-        """Have all members ended?"""
-        await self.refresh()
-        return all(leaf.state in states.READY for leaf in self.leaves())
-
-    async def successful(self) -> bool:
-        """Have all members ended well?"""
-        await self.refresh()
-        return all(leaf.state == states.SUCCESS for leaf in self.leaves())
-
-    async def failed(self) -> bool:
-        """Has any member failed?"""
-        await self.refresh()
-        return any(leaf.state == states.FAILURE for leaf in self.leaves())
-
-    async def forget(self) -> None:
-        """Remove the stored results of all members. Raises StoreError."""
-        store = await self._backend.open_store()
-        await store.forget([leaf.id for leaf in self.leaves()])
-
-    async def revoke(self, *, expires: float = 10800.0) -> None:
-        """Have no member run that has not started; see `AsyncResult.revoke`."""
-        broker = await self._backend.open_broker()
-        await broker.revoke([leaf.id for leaf in self.leaves()], time.time() + expires)
-
-    def leaves(self) -> Iterator[AsyncResult[Any]]:
-        """The single tasks of the group, those of nested groups included."""
-        for member in self.results:
-            if isinstance(member, GroupResult):
-                yield from member.leaves()
-            else:
-                yield member
+    @classmethod
+    async def restore(cls, id: str, app: Backend) -> "GroupResult[Any] | None":  # noqa: A002 - Celery's name
+        """The handle of a saved group, None if there is none of that id. Raises StoreError."""
+        data = await (await app.open_store()).load_group(id)
+        restored = None if data is None else result_from_tuple(data["result"], app)
+        return restored if isinstance(restored, GroupResult) else None
 
     def as_tuple(self) -> list[Any]:
         """The wire form (celery-protocol.md 4.5)."""
         parent = self.parent.as_tuple() if self.parent else None
         return [[self.id, parent], [member.as_tuple() for member in self.results]]
 
-    def __iter__(self) -> Iterator["AsyncResult[R] | GroupResult[R]"]:
-        return iter(self.results)
+    __json__ = as_tuple  # a task may return handles
 
-    def __len__(self) -> int:
-        return len(self.results)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupResult) and other.id == self.id and other.results == self.results
 
-    def __getitem__(self, index: int) -> "AsyncResult[R] | GroupResult[R]":
-        return self.results[index]
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
 
     def __repr__(self) -> str:
         return f"<GroupResult {self.id} of {len(self.results)}>"
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = failures
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+AnyResult: TypeAlias = AsyncResult[Any] | GroupResult[Any]
 
 
 def result_from_tuple(data: Any, backend: Backend) -> "AsyncResult[Any] | GroupResult[Any]":

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from taskq.broker import load_by_scheme
+from taskq.errors import StoreError
 from taskq.serializers import Serializer, get_serializer
 
 #: URL scheme -> "module:Class". Others register under the entry-point group `taskq.stores`.
@@ -113,6 +114,9 @@ class StoreConfig:
 class ResultStore(Protocol):
     """A connection to one result store, for one event loop."""
 
+    #: Whether it keeps the parts of chords; if not, `begin_chords` raises StoreError.
+    keeps_chords: ClassVar[bool]
+
     async def open(self) -> None:
         """Connect. Raises StoreError naming the URL (password masked) when that is not possible."""
         ...
@@ -180,6 +184,21 @@ class ResultStore(Protocol):
     async def forget_group(self, group_id: str) -> None:
         """Remove what `save_group` kept."""
         ...
+
+
+def require_chords(url: str) -> None:
+    """Make sure that the result store of a URL keeps chords.
+
+    Raises:
+        StoreError: it does not; says what to set.
+        ConfigError: no store is known for the scheme.
+    """
+    if not load_by_scheme(url, STORES, "taskq.stores", "result store").keeps_chords:
+        kind = url.partition("://")[0].partition("+")[0]
+        raise StoreError(
+            f"a chord needs a result store that its parts can return to, and {kind}:// keeps nothing: "
+            "set result_backend to a store, for example 'redis://localhost/0' or 'sqlite:///.taskq/taskq.db'"
+        )
 
 
 class Claimed(Enum):

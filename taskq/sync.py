@@ -11,13 +11,17 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 from taskq.options import CallOptions
-from taskq.results import AsyncResult, GroupResult, OnMessage
+from taskq.result_sets import OnMessage
+from taskq.results import AsyncResult, GroupResult
 
 if TYPE_CHECKING:
+    from taskq.canvas import group
+    from taskq.signatures import Signature
     from taskq.task import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: The loop of the worker that runs the current plain task; set by the worker's threads.
@@ -126,7 +130,7 @@ class SyncResult(Generic[R]):
 
 
 class SyncGroupResult(Generic[R]):
-    """The blocking twin of `GroupResult`."""
+    """The blocking twin of `GroupResult`: the same names, nothing to await."""
 
     __slots__ = ("handle",)
 
@@ -138,19 +142,56 @@ class SyncGroupResult(Generic[R]):
         """The group id."""
         return self.handle.id
 
-    def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R]:
-        """Wait for all members; their values in order."""
-        return run_sync(self.handle.get(timeout, propagate=propagate), "result.get()")
+    def get(
+        self, timeout: float | None = None, *, propagate: bool = True, on_message: OnMessage | None = None
+    ) -> list[R]:
+        """Wait for all members; their values in order. See `GroupResult.get`."""
+        return run_sync(self.handle.get(timeout, propagate=propagate, on_message=on_message), "result.get()")
+
+    def join(self, timeout: float | None = None, *, propagate: bool = True) -> list[R]:
+        """The same as `get`."""
+        return self.get(timeout, propagate=propagate)
 
     def ready(self) -> bool:
         """Have all members ended?"""
         return run_sync(self.handle.ready(), "result.ready()")
+
+    def waiting(self) -> bool:
+        """Is there a member that has not ended?"""
+        return not self.ready()
+
+    def successful(self) -> bool:
+        """Have all members ended well?"""
+        return run_sync(self.handle.successful(), "result.successful()")
+
+    def failed(self) -> bool:
+        """Has any member failed?"""
+        return run_sync(self.handle.failed(), "result.failed()")
+
+    def completed_count(self) -> int:
+        """How many members have ended well."""
+        return run_sync(self.handle.completed_count(), "result.completed_count()")
+
+    def save(self) -> None:
+        """Keep the group under its id; see `GroupResult.save`."""
+        run_sync(self.handle.save(), "result.save()")
+
+    def forget(self) -> None:
+        """Remove the stored results of all members."""
+        run_sync(self.handle.forget(), "result.forget()")
+
+    def revoke(self, *, expires: float = 10800.0) -> None:
+        """Have no member run that has not started."""
+        run_sync(self.handle.revoke(expires=expires), "result.revoke()")
 
     def __iter__(self) -> "Iterator[SyncResult[R]]":
         return (SyncResult(leaf) for leaf in self.handle.leaves())
 
     def __len__(self) -> int:
         return len(self.handle)
+
+    def __repr__(self) -> str:
+        return f"<SyncGroupResult {self.id} of {len(self)}>"
 
 
 class SyncCalls(Generic[P, R]):
@@ -174,3 +215,61 @@ class SyncCalls(Generic[P, R]):
         """Send the task with options; see `Task.apply_async`."""
         coroutine = self._task.apply_async(args, kwargs, **options)
         return SyncResult(run_sync(coroutine, "task.apply_async(...)"))
+
+    def add_to_chord(self, signature: "Signature[S]") -> SyncResult[S]:
+        """Have the chord of the current run wait for one task more; see `Task.add_to_chord`."""
+        coroutine = self._task.add_to_chord(signature)
+        return SyncResult(run_sync(coroutine, "self.add_to_chord(...)"))
+
+
+class SyncSignatureCalls(Generic[R]):
+    """`signature.sync`: the calling verbs of a signature or a canvas, blocking."""
+
+    __slots__ = ("_signature",)
+
+    def __init__(self, signature: "Signature[R]") -> None:
+        self._signature = signature
+
+    def delay(self, *args: Any, **kwargs: Any) -> SyncResult[R]:
+        """Send it; see `Signature.delay`."""
+        twin: SyncResult[R] = _twin(run_sync(self._signature.delay(*args, **kwargs), "signature.delay(...)"))
+        return twin
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SyncResult[R]:
+        """Send it with options; see `Signature.apply_async`."""
+        coroutine = self._signature.apply_async(args, kwargs, **options)
+        twin: SyncResult[R] = _twin(run_sync(coroutine, "signature.apply_async(...)"))
+        return twin
+
+
+class SyncGroupCalls(Generic[R]):
+    """`group.sync`: the calling verbs of a group, blocking."""
+
+    __slots__ = ("_group",)
+
+    def __init__(self, group: "group[R]") -> None:
+        self._group = group
+
+    def delay(self, *args: Any, **kwargs: Any) -> SyncGroupResult[R]:
+        """Send all members; see `group.delay`."""
+        return SyncGroupResult(run_sync(self._group.delay(*args, **kwargs), "group.delay(...)"))
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SyncGroupResult[R]:
+        """Send all members with options; see `group.apply_async`."""
+        coroutine = self._group.apply_async(args, kwargs, **options)
+        return SyncGroupResult(run_sync(coroutine, "group.apply_async(...)"))
+
+
+def _twin(handle: Any) -> Any:
+    """What ends in a group has a group's handle."""
+    return SyncGroupResult(handle) if isinstance(handle, GroupResult) else SyncResult(handle)

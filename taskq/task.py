@@ -5,19 +5,33 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
-from taskq import errors
+from taskq import errors, results
 from taskq.arguments import ArgumentCheck
-from taskq.canvas import group
+from taskq.canvas import chunks, xmap, xstarmap
 from taskq.connection import Connection
+from taskq.lowering import added_to_chord
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.publisher import Publisher
 from taskq.registry import current_app
 from taskq.request import Request, current
 from taskq.results import AsyncResult
-from taskq.signature import Signature
+from taskq.signatures import Signature
 from taskq.store import TaskResult
 from taskq.sync import SyncCalls
 
@@ -25,8 +39,10 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 C = TypeVar("C")
+S = TypeVar("S")
 
 
 class TaskOptions(TypedDict, total=False):
@@ -208,8 +224,24 @@ class Task(Generic[P, R, C]):
         check_options(options)
         return self.app.apply(Signature(self.name, args, kwargs, options, app=self.app))
 
-    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """A signature of this task with these arguments."""
+    @overload
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: "Task[Concatenate[Any, Q], R, C]", *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    @overload
+    def s(
+        self: "Task[Concatenate[Any, Any, Q], R, C]", *args: Q.args, **kwargs: Q.kwargs
+    ) -> Signature[R]: ...
+    @overload
+    def s(
+        self: "Task[Concatenate[Any, Any, Any, Q], R, C]", *args: Q.args, **kwargs: Q.kwargs
+    ) -> Signature[R]: ...
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature of this task with these arguments.
+
+        Up to three positional ones at the front may be left open: those of a later call, or the result of what
+        comes before it in a chain. What is given must fit the others.
+        """
         return Signature(self.name, args, kwargs, app=self.app)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
@@ -335,24 +367,37 @@ class Task(Generic[P, R, C]):
         """
         raise errors.Replaced(signature)
 
+    async def add_to_chord(self, signature: Signature[S]) -> "results.AsyncResult[S]":
+        """Have the chord of the current run wait for one task more, and send that.
+
+        Its result comes last in the list that the body gets. Done again by a redelivered run, it is the same
+        task. In a plain task: `self.sync.add_to_chord(...)`.
+
+        Raises:
+            ValueError: the current task is no member of a chord.
+            OperationalError, StoreError: it could not be sent.
+        """
+        request = self.request
+        placed = added_to_chord(request, signature)
+        name, chord = placed.options["task_id"], placed.options["group_id"]
+        await (await self.app.open_store()).grow_chord(chord, name)
+        result: results.AsyncResult[S] = await self.app.send(placed, once=f"chord:{chord}:{name}")
+        return result
+
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
         """One task that calls this one for each item, in one process: the list of results."""
-        return self._over("celery.map", list(items))
+        return xmap(self._named(), items)
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
         """The same with each item as the positional arguments of a call."""
-        return self._over("celery.starmap", [list(item) for item in items])
+        return xstarmap(self._named(), items)
 
-    def _over(self, name: str, items: list[Any]) -> Signature[list[R]]:
-        plain = Signature[R](self.name).to_dict()
-        return Signature(name, (), {"task": plain, "it": items}, app=self.app, immutable=True)
-
-    def chunks(self, items: Iterable[Sequence[Any]], n: int) -> group[list[R]]:
+    def chunks(self, items: Iterable[Sequence[Any]], n: int) -> chunks[R]:
         """A group of `starmap` tasks with `n` items each: a list of lists of results."""
-        listed = [list(item) for item in items]
-        return group(
-            (self.starmap(listed[start : start + n]) for start in range(0, len(listed), n)), app=self.app
-        )
+        return chunks(self._named(), items, n)
+
+    def _named(self) -> Signature[R]:
+        return Signature(self.name, app=self.app)
 
     # --- hooks: called only where a subclass has its own ----------------------------------------------------
 

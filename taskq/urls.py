@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from taskq.errors import ConfigError
+
 #: What stands for a secret, as Celery prints it.
 MASK = "**"
 
@@ -74,3 +76,20 @@ def _mask_password(rest: str) -> str:
 def _mask_pair(pair: re.Match[str]) -> str:
     separator, name, value = pair.groups()
     return f"{separator}{name}={MASK if is_secret(name) and value else mask(value)}"
+
+
+def store_url(backend: str | None, broker: str) -> str:
+    """Results go where the broker is, unless the setting says otherwise: over AMQP by answers (rpc).
+
+    The store of `rpc://` is found by the broker's URL (celery-protocol.md 4.9).
+
+    Raises:
+        ConfigError: `rpc://` without an AMQP broker.
+    """
+    if backend is None:
+        backend = "rpc://" if broker.startswith(("amqp", "pyamqp")) else broker
+    if not backend.startswith("rpc://"):
+        return backend
+    if not broker.startswith(("amqp", "pyamqp")):
+        raise ConfigError(f"result_backend rpc:// needs an amqp:// broker, not {mask(broker)}")
+    return f"rpc+{broker}"

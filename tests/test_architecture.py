@@ -60,7 +60,7 @@ MAY_NOT_IMPORT: Final = (
     ("taskq.worker*", ("taskq.cli*",), "the command line is the top floor"),
     ("taskq*", ("taskq",), "inside, import from where a name is defined"),
     ("taskq.task", ("taskq.app",), "a task knows its app only as something that sends"),
-    ("taskq.signature", ("taskq.app",), "a signature knows its app only as something that sends"),
+    ("taskq.signatures", ("taskq.app",), "a signature knows its app only as something that sends"),
     ("taskq.canvas", ("taskq.app",), "a canvas knows its app only as something that sends"),
 )
 
@@ -89,7 +89,7 @@ PURE: Final = (
     "taskq.protocol",
     "taskq.envelope",
     "taskq.canvas",
-    "taskq.signature",
+    "taskq.signatures",
     "taskq.routing",
     "taskq.request",
     "taskq.states",

@@ -3,18 +3,18 @@
 Pure: the store has told which parts there are (`ResultStore.join`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from taskq import states
-from taskq.canvas import chain, chord, group
+from taskq.canvas import at_end, chain, chord, group
 from taskq.errors import ChordError
 from taskq.failures import decode_exception, encode_exception
 from taskq.request import Request, WireSignature
-from taskq.signature import Signature, as_signature, as_signatures
+from taskq.signatures import Signature, as_signature, as_signatures
 from taskq.store import TaskResult
-from taskq.worker.followups import Preparer, after_failure, sent
+from taskq.worker.followups import Errbacks, Preparer, after_failure
 from taskq.worker.outcome import FollowUps
 
 
@@ -29,47 +29,35 @@ class Part:
 
 @dataclass(slots=True)
 class Completed:
-    """What a completed chord comes to; `here` are errbacks to run in this process, for `failed`."""
+    """What a completed chord comes to; `errbacks` are those of `failed`, which stands for the body."""
 
     follow: FollowUps
     results: list[TaskResult] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
-    here: list[Signature[Any]] = field(default_factory=list)
+    errbacks: Errbacks | None = None
     failed: Request | None = None
     error: ChordError | None = None
 
 
 def parts_of(request: Request, result: TaskResult) -> list[Part]:
-    """The chords that a run's final state returns to: its own, and those of chain steps that will not run."""
-    parts = (
-        [] if request.chord is None else [Part(request.chord, request.group_index, _placed(request, result))]
-    )
-    if result.state == states.FAILURE:
-        for step in _leaves(request.chain):
-            body = step.options.get("chord")
-            if body is not None:
-                parts.append(_failed_part(step, body, result))
-    return parts
-
-
-def _placed(request: Request, result: TaskResult) -> TaskResult:
-    result.group_id = request.group
-    return result
+    """The chords that a run's final state returns to: its own, or that of the chain it was a step of."""
+    if request.chord is not None:
+        result.group_id = request.group
+        return [Part(request.chord, request.group_index, result)]
+    if result.state != states.FAILURE:
+        return []
+    # One failed part of a chord is enough: the first.
+    return [part for step in steps(request.chain) for part in _returns(step, result)][:1]
 
 
 def failed_chain(request: Request, failure: TaskResult) -> list[TaskResult]:
-    """The same failure for every step of the chain that will not run, so that waiting for its end raises."""
-    return [
-        _like(failure, step.options["task_id"])
-        for step in _leaves(request.chain)
-        if "task_id" in step.options
-    ]
+    """The same failure for every task of the chain that will not run, so that waiting for it raises."""
+    return [_like(failure, task.options["task_id"]) for task in _named(steps(request.chain))]
 
 
-def _failed_part(step: Signature[Any], body: Any, failure: TaskResult) -> Part:
-    result = _like(failure, step.options.get("task_id", ""))
-    result.group_id = step.options.get("group_id")
-    return Part(as_signature(body).to_dict(), step.options.get("group_index"), result)
+def steps(links: Sequence[Mapping[str, Any]] | None) -> list[Signature[Any]]:
+    """Steps of a chain in the order in which they would run."""
+    return [as_signature(link) for link in reversed(links or ())]
 
 
 def _like(failure: TaskResult, task_id: str) -> TaskResult:
@@ -84,22 +72,35 @@ def _like(failure: TaskResult, task_id: str) -> TaskResult:
     )
 
 
-def _leaves(links: Sequence[Mapping[str, Any]] | None) -> Iterator[Signature[Any]]:
-    """The single tasks that chain steps would have ended in or gone through."""
-    for link in links or ():
-        yield from _tasks(as_signature(link))
+def _named(signatures: Iterable[Signature[Any]]) -> Iterator[Signature[Any]]:
+    """The single tasks in these that have their id, with those of the chains that go on from them."""
+    for signature in signatures:
+        if isinstance(signature, chain | group):
+            yield from _named(signature.tasks)
+        elif isinstance(signature, chord):
+            yield from _named(signature.header.tasks)
+            yield from _named([] if signature.body is None else [signature.body])
+        elif "task_id" in signature.options:
+            yield signature
+        yield from _named(steps(signature.options.get("chain")))
 
 
-def _tasks(signature: Signature[Any]) -> Iterator[Signature[Any]]:
-    if isinstance(signature, chain | group):
+def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[Part]:
+    """The chords to which a canvas that will not run would have returned."""
+    options = signature.options
+    if isinstance(signature, chain) and signature.tasks:
+        yield from _returns(at_end(signature.tasks[-1], options), failure)
+    elif isinstance(signature, chord) and signature.body is not None:
+        yield from _returns(at_end(signature.body, options), failure)
+    elif options.get("chord") is not None:
+        result = _like(failure, options.get("task_id", ""))
+        result.group_id = options.get("group_id")
+        yield Part(as_signature(options["chord"]).to_dict(), options.get("group_index"), result)
+    elif isinstance(signature, group):
         for task in signature.tasks:
-            yield from _tasks(task)
-    elif isinstance(signature, chord):
-        if signature.body is not None:
-            yield from _tasks(signature.body)
-    else:
-        yield signature
-    yield from _leaves(signature.options.get("chain"))
+            yield from _returns(task, failure)
+    for step in steps(options.get("chain")):
+        yield from _returns(step, failure)
 
 
 def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskResult]) -> Completed:
@@ -110,15 +111,21 @@ def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskR
     """
     body = as_signature(part.body)
     failed = next((p for p in parts if p.state != states.SUCCESS), None)
-    if failed is None:
-        follow = sent(app, request, body.merged(([p.value for p in parts],), None, {}))
-    else:
+    if failed is not None:
         error = ChordError(f"Dependency {failed.task_id} raised {decode_exception(failed.value)!r}")
         return failed_body(app, request, part, error)
-    follow.ended.append(str(part.result.group_id))
-    for index, message in enumerate(follow.messages):  # whoever completes it, and however often
-        message.once = f"chord:{part.result.group_id}:{index}"
-    return Completed(follow)
+    called = body.merged(([p.value for p in parts],), None, {})
+    messages, _, chords = app.prepare(called, request.reply_to, request)
+    return _once(Completed(FollowUps(messages, dict(chords))), part)
+
+
+def _once(completed: Completed, part: Part) -> Completed:
+    """The chord ends with this; its messages are named after it, whoever completes it and however often."""
+    group_id = str(part.result.group_id)
+    completed.follow.ended.append(group_id)
+    for index, message in enumerate(completed.follow.messages):
+        message.once = f"chord:{group_id}:{index}"
+    return completed
 
 
 def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) -> Completed:
@@ -131,28 +138,22 @@ def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) 
         date_done=part.result.date_done,
         reply_to=request.reply_to,
     )
-    leaves = [leaf for leaf in _tasks(body) if "task_id" in leaf.options]
+    tasks = list(_named([body]))
     stand_in = Request(
         id=failure.task_id,
         task=body.task,
         root_id=request.root_id,
         parent_id=request.id,
         reply_to=request.reply_to,
-        errbacks=_errbacks(body, leaves),
+        errbacks=_errbacks(body, tasks),
     )
-    follow, here = after_failure(app, stand_in)
-    follow.ended.append(str(part.result.group_id))
-    outer = [
-        _failed_part(leaf, leaf.options["chord"], failure)
-        for leaf in (body, *leaves)
-        if leaf.options.get("chord") is not None
-    ]
-    results = [_like(failure, leaf.options["task_id"]) for leaf in leaves] or [failure]
-    return Completed(follow, results, outer[:1], here, stand_in, error)
+    errbacks = after_failure(app, stand_in)
+    results = [_like(failure, task.options["task_id"]) for task in tasks] or [failure]
+    outer = list(_returns(body, failure))[:1]
+    return _once(Completed(errbacks.follow, results, outer, errbacks, stand_in, error), part)
 
 
-def _errbacks(body: Signature[Any], leaves: Sequence[Signature[Any]]) -> list[WireSignature] | None:
-    links = as_signatures(body.options.get("link_error"))
-    if not links and leaves:
-        links = as_signatures(leaves[0].options.get("link_error"))
-    return [link.to_dict() for link in links] or None
+def _errbacks(body: Signature[Any], tasks: Sequence[Signature[Any]]) -> list[WireSignature] | None:
+    """Those of the body; of a body that is a canvas, those of its first task that has some."""
+    having = (task.options["link_error"] for task in (body, *tasks) if task.options.get("link_error"))
+    return [link.to_dict() for link in as_signatures(next(having, None))] or None

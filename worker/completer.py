@@ -16,7 +16,7 @@ from taskq.errors import EncodeError, OperationalError, StoreError, Unroutable
 from taskq.message import DeadLetter, Delivery, Message
 from taskq.protocol import task_id_of
 from taskq.publisher import failures_of
-from taskq.signature import new_id
+from taskq.signatures import new_id
 from taskq.states import READY
 from taskq.store import ResultStore, TaskResult
 from taskq.worker.insist import insist

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from taskq.calls import own_options
-from taskq.canvas import chord, group
-from taskq.errors import Replaced, Retry
-from taskq.lowering import Prepared
+from taskq.canvas import ends_in_group, group
+from taskq.errors import EncodeError, Replaced, Retry, StoreError
+from taskq.lowering import Prepared, gathered
 from taskq.request import Request
-from taskq.signature import Signature, as_signature
+from taskq.signatures import Signature, as_signature
 from taskq.task import Task
 from taskq.worker.outcome import FollowUps
+
+#: What preparing a message raises.
+CANNOT_BE_SENT = (EncodeError, StoreError, TypeError)
 
 
 class Preparer(Protocol):
@@ -55,20 +58,34 @@ def sent(app: Preparer, request: Request, signature: Signature[Any]) -> FollowUp
     return FollowUps(messages, dict(chords))
 
 
-def after_failure(app: Preparer, request: Request) -> tuple[FollowUps, list[Signature[Any]]]:
-    """The errbacks (celery-protocol.md 5.5): messages for the old style, signatures to run here for the new."""
+class Errbacks(NamedTuple):
+    """What is to be done after a failure: messages of the old style, signatures to call here of the new.
+
+    `problem` is why those of the old style could not be written.
+    """
+
+    follow: FollowUps
+    here: list[Signature[Any]]
+    problem: Exception | None = None
+
+
+def after_failure(app: Preparer, request: Request) -> Errbacks:
+    """The errbacks (celery-protocol.md 5.5); those of the old style go as one group."""
     here: list[Signature[Any]] = []
     away: list[Signature[Any]] = []
     for link in request.errbacks or ():
         signature = as_signature(link)
-        (here if _runs_here(app, signature) else away).append(signature)
+        (here if runs_here(app, signature) else away).append(signature)
     if not away:
-        return FollowUps(), here
-    prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
-    return FollowUps(prepared.messages, dict(prepared.chords)), here
+        return Errbacks(FollowUps(), here)
+    try:
+        prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
+    except CANNOT_BE_SENT as problem:
+        return Errbacks(FollowUps(), here, problem)
+    return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here)
 
 
-def _runs_here(app: Preparer, signature: Signature[Any]) -> bool:
+def runs_here(app: Preparer, signature: Signature[Any]) -> bool:
     """New style: known here, not bound, and taking more than the failed task's id."""
     task = app.find_task(signature.task)
     return task is not None and not task.bind and task.arguments.most_positional > 1
@@ -99,9 +116,8 @@ def retry_due(retry: Retry, now: float) -> datetime:
 def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUps:
     """Another signature in the task's place (celery-protocol.md 5.7): its id, its callbacks, its chain and chord."""
     signature = replacement.signature
-    if isinstance(signature, group):
-        gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0})
-        signature = chord(signature, gather)
+    if ends_in_group(signature):
+        signature = gathered(signature)
     place = own_options(request)
     for option in ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers"):
         place.pop(option, None)  # about the run, not about its place

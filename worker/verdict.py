@@ -9,7 +9,6 @@ from taskq import signals, states
 from taskq.app import TaskQ
 from taskq.errors import (
     ChordError,
-    EncodeError,
     Ignore,
     Reject,
     Replaced,
@@ -21,13 +20,20 @@ from taskq.errors import (
 from taskq.failures import encode_exception
 from taskq.protocol import task_id_of
 from taskq.request import Request
-from taskq.signature import Signature
 from taskq.store import TaskResult
 from taskq.worker.admission import Refused
 from taskq.worker.child_protocol import RemoteTraceback
 from taskq.worker.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
 from taskq.worker.effects import Effects
-from taskq.worker.followups import after_failure, after_success, replaced, retried, retry_due
+from taskq.worker.followups import (
+    CANNOT_BE_SENT,
+    Errbacks,
+    after_failure,
+    after_success,
+    replaced,
+    retried,
+    retry_due,
+)
 from taskq.worker.hooks import Hooks
 from taskq.worker.job import Job
 from taskq.worker.outcome import FollowUps, Outcome, Settle
@@ -76,9 +82,9 @@ class Verdict:
         if isinstance(error, Replaced):
             return await self._replaced(job, error)
         if isinstance(error, Ignore):
-            return self._outcome(job)
+            return await self._ignored(job, error)
         if isinstance(error, Reject):
-            return self._rejected(job, error)
+            return await self._rejected(job, error)
         if is_retried(job.task, error):
             try:
                 retry_by_itself(job.task, job.request, error)
@@ -157,15 +163,16 @@ class Verdict:
         if request.chain:
             outcome.results = [*outcome.results, *failed_chain(request, failure)]
         if request.errbacks:
-            outcome.follow, here = after_failure(self._app, request)
-            await self._errbacks(here, request, error, text, outcome)
+            errbacks = after_failure(self._app, request)
+            outcome.follow = errbacks.follow
+            await self._errbacks(errbacks, request, error, text, outcome)
         await self._return(request, outcome, failure)
 
     async def _retried(self, job: Job, retry: Retry) -> Outcome:
         due = retry_due(retry, self._now())
         try:
             follow = retried(self._app, job.request, retry, queue=job.delivery.queue, due=due)
-        except (EncodeError, TypeError) as error:
+        except CANNOT_BE_SENT as error:
             return await self.failed(job, error)
         self._log.retried(job, retry, due.timestamp() - self._now())
         text = as_text(from_user_code(retry))
@@ -177,16 +184,27 @@ class Verdict:
     async def _replaced(self, job: Job, replacement: Replaced) -> Outcome:
         try:
             follow = replaced(self._app, job.request, replacement)
-        except (EncodeError, TypeError) as error:
+        except CANNOT_BE_SENT as error:
             return await self.failed(job, error)
         return self._outcome(job, (), follow)
 
-    def _rejected(self, job: Job, reject: Reject) -> Outcome:
+    async def _ignored(self, job: Job, ignore: Ignore) -> Outcome:
+        """No state is stored; a chord would wait for ever, so it fails."""
+        outcome = self._outcome(job)
+        if job.request.chord is not None:
+            await self._return(
+                job.request, outcome, self._state(job, states.IGNORED, encode_exception(ignore))
+            )
+        return outcome
+
+    async def _rejected(self, job: Job, reject: Reject) -> Outcome:
         self._log.rejected(job, reject)
         outcome = self._outcome(job, settle=Settle.REQUEUE if reject.requeue else Settle.REJECT)
         outcome.reason = f"rejected by the task: {reject.reason}"
         if not reject.requeue:  # as Celery 5.7 does
-            outcome.results = self._stored(job, self._state(job, states.FAILURE, encode_exception(reject)))
+            failure = self._state(job, states.FAILURE, encode_exception(reject))
+            outcome.results = self._stored(job, failure, failed=True)
+            await self._failed_after(job.request, outcome, failure, reject, None)
         return outcome
 
     # --- parts ----------------------------------------------------------------------------------------------
@@ -211,19 +229,23 @@ class Verdict:
 
     async def _errbacks(
         self,
-        errbacks: Sequence[Signature[Any]],
+        errbacks: Errbacks,
         request: Request,
         error: BaseException,
         text: str | None,
         outcome: Outcome,
     ) -> None:
         """Errbacks of the new style, here, when the failure is stored; their exceptions are logged."""
-        if not errbacks:
+        if errbacks.problem is not None:
+            logger.error(
+                "the errbacks of %s[%s] cannot be sent", request.task, request.id, exc_info=errbacks.problem
+            )
+        if not errbacks.here:
             return
         for result in outcome.results:
             await self._effects.record(result)
         outcome.results = ()
-        for errback in errbacks:
+        for errback in errbacks.here:
             task = self._app.require_task(errback.task)
             try:
                 await self.hooks.call(task, task.run, request, error, text, *errback.args)
@@ -243,14 +265,14 @@ class Verdict:
             follow.add(done.follow)
             outcome.follow = follow
             outcome.results = [*outcome.results, *done.results]
-            if done.failed is not None and done.error is not None:
-                await self._errbacks(done.here, done.failed, done.error, None, outcome)
+            if done.errbacks is not None and done.failed is not None and done.error is not None:
+                await self._errbacks(done.errbacks, done.failed, done.error, None, outcome)
             waiting += done.parts
 
     def _completed(self, request: Request, part: Part, joined: Sequence[TaskResult]) -> Completed:
         try:
             return completed(self._app, request, part, joined)
-        except (EncodeError, TypeError) as error:
+        except CANNOT_BE_SENT as error:
             return failed_body(self._app, request, part, ChordError(f"the body cannot be sent: {error}"))
 
 

@@ -1,7 +1,7 @@
 """No result store: what tasks return is thrown away (Celery's `disabled://`)."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from taskq.errors import StoreError
 from taskq.store import StoreConfig, TaskResult
@@ -10,6 +10,7 @@ from taskq.store import StoreConfig, TaskResult
 class DisabledStore:
     """Takes results and keeps none; asking for one raises StoreError. See `taskq.store.ResultStore`."""
 
+    keeps_chords: ClassVar[bool] = False
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:

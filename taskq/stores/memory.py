@@ -9,7 +9,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from taskq.clock import now
 from taskq.states import READY, SUCCESS
@@ -204,6 +204,7 @@ HUBS: defaultdict[str, Hub] = defaultdict(Hub)
 class MemoryStore:
     """Connects to the hub of its name; see `taskq.store.ResultStore`."""
 
+    keeps_chords: ClassVar[bool] = True
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:

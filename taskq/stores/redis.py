@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from taskq.compression import inflate_result
 from taskq.errors import ConnectionLost, DecodeError, OperationalError, StoreError
@@ -94,6 +94,7 @@ class Watcher:
 class RedisStore:
     """Connects to one Redis; see `taskq.store.ResultStore`."""
 
+    keeps_chords: ClassVar[bool] = True
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:

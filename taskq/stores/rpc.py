@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from taskq.broker import BrokerConfig, Consumer, Queue, open_broker
@@ -42,6 +42,8 @@ class _Watcher:
 
 class RpcStore:
     """Sends results, and receives those of its own calls; see `taskq.store.ResultStore`."""
+
+    keeps_chords: ClassVar[bool] = False
 
     def __init__(self, config: StoreConfig) -> None:
         self.reply_to = str(uuid4())

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from taskq.clock import now
 from taskq.errors import StoreError
@@ -145,6 +145,7 @@ class Feed:
 class SqliteStore:
     """Connects to a file; see `taskq.store.ResultStore`."""
 
+    keeps_chords: ClassVar[bool] = True
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:

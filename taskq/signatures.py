@@ -4,9 +4,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar, Union, Unpack
 
-from taskq.errors import ConfigError, DecodeError
+from taskq.errors import DecodeError
 from taskq.options import CallOptions, check_options
+from taskq.registry import current_app
 from taskq.request import WireSignature
+from taskq.stamps import Method, Stamping, StampingVisitor, Stamps
+from taskq.sync import SyncSignatureCalls
 
 if TYPE_CHECKING:
     from taskq.results import AsyncResult
@@ -32,6 +35,10 @@ class Sender(Protocol):
 
     def apply(self, signature: "Signature[Any]") -> Any:
         """Run it here and now; return a handle that already has the result."""
+        ...
+
+    def require_task(self, name: str) -> Callable[..., Any]:
+        """The task of that name. Raises NotRegistered."""
         ...
 
 
@@ -112,10 +119,41 @@ class Signature(Generic[R]):
         added = [link for link in as_signatures(links) if link not in known]
         return self.replaced(options={**self.options, option: [*known, *added]})
 
-    def stamp(self, **stamps: Any) -> Self:
-        """A copy whose message carries these marks; tasks can be revoked by them (celery-protocol.md 5.8)."""
-        names = {*(self.options.get("stamped_headers") or ()), *stamps}
-        return self.replaced(options={**self.options, **stamps, "stamped_headers": sorted(names)})
+    def stamp(
+        self,
+        visitor: StampingVisitor | None = None,
+        append_stamps: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
+        **stamps: Any,
+    ) -> Self:
+        """A copy whose messages carry these marks, those of its callbacks and errbacks included.
+
+        Tasks can be found and revoked by them (celery-protocol.md 5.8).
+
+        Args:
+            visitor: gives further stamps, part by part.
+            append_stamps: a stamp that is there already becomes a list of both; else it stays as it is.
+            stamps: the marks, by name.
+        """
+        stamping = Stamping(visitor, append=append_stamps)
+        given = {**stamps, "stamped_headers": stamps.get("stamped_headers", sorted(stamps))}
+        return self.stamped(stamping, given)
+
+    def stamped(self, by: Stamping, stamps: Stamps) -> Self:
+        """A copy with the stamps that one stamping gives it: a canvas hands them on to its parts."""
+        linked = self.with_stamped_links(by, stamps)
+        return linked.replaced(
+            options=by.merged(by.asked(stamps, by.visitor.on_signature, self), linked.options)
+        )
+
+    def with_stamped_links(self, by: Stamping, stamps: Stamps) -> Self:
+        """A copy whose callbacks and errbacks are stamped."""
+        methods: dict[str, Method] = {"link": by.visitor.on_callback, "link_error": by.visitor.on_errback}
+        changed = {
+            option: [link.stamped(by, by.asked(stamps, method, link)) for link in as_signatures(links)]
+            for option, method in methods.items()
+            if (links := self.options.get(option))
+        }
+        return self.replaced(options={**self.options, **changed}) if changed else self
 
     def merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
@@ -190,6 +228,16 @@ class Signature(Generic[R]):
         result: AsyncResult[R] = await self._sender().send(self.merged(args, kwargs, options))
         return result
 
+    @property
+    def sync(self) -> "SyncSignatureCalls[R]":
+        """The calling verbs, blocking, for code without an event loop: `signature.sync.delay().get()`."""
+        return SyncSignatureCalls(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task's function here and now, as if it were no task; a canvas is sent."""
+        called = self.merged(args, kwargs, {})
+        return self._sender().require_task(self.task)(*called.args, **called.kwargs)
+
     def apply(
         self,
         args: Sequence[Any] = (),
@@ -201,9 +249,7 @@ class Signature(Generic[R]):
         return self._sender().apply(self.merged(args, kwargs, options))
 
     def _sender(self) -> Sender:
-        if self.app is None:
-            raise ConfigError(f"the signature of {self.task} belongs to no app: use app.signature(...)")
-        return self.app
+        return self.app or current_app()
 
     def __or__(self, other: "Signature[S]") -> "Signature[S]":
         """This, then the other with its result: a chain, or a chord if this is a group."""
