@@ -14,7 +14,7 @@ from taskq.errors import EncodeError, Replaced
 from taskq.failures import decode_exception, encode_exception
 from taskq.request import Request
 from taskq.saferepr import saferepr
-from taskq.signature import as_signature
+from taskq.signatures import as_signature
 from taskq.store import TaskResult
 
 #: The length of a frame, before it.
