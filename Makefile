@@ -10,7 +10,7 @@ DEV    := $(VENV)/.stamp-dev
 PEERS  := benchmarks/.venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check format bench docs coverage up down clean
+.PHONY: help run test test-slow test-fast check format bench docs coverage up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ help: ## list the targets
 run: $(RUN) ## the main job, on the embedded broker: a worker runs an application's tasks (no server needed)
 	@$(BIN)/python examples/tour/tour.py
 
-test: $(DEV) ## the whole test suite; starts private Redis and RabbitMQ servers when none answers
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest $(ARGS)
+test: $(DEV) ## the test suite; starts private Redis and RabbitMQ servers when none answers
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -n 4 -m "not slow" $(ARGS)
+
+test-slow: $(DEV) ## the long tests: workers killed, blocked and stopped, 10,000 delayed tasks, the wheel
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 test-fast: $(DEV) ## the tests that need no server (memory, SQLite) and take no long time
 	@$(BIN)/python -m pytest -m "not redis and not rabbitmq and not slow" $(ARGS)

@@ -76,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measured(plan: Plan, stack: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
-    if (plan.peers or plan.ways) and not PEERS_PYTHON.exists():
+    others = [s for s in (*plan.peers, *plan.ways) if any(part in s.name for part in options.only or [""])]
+    if others and not PEERS_PYTHON.exists():
         sys.exit(f"no {PEERS_PYTHON}: run `make bench`, which sets it up")
     site = plan.site(stack)
     sizes = QUICK if options.quick else Sizes()

@@ -26,6 +26,8 @@ log = logging.getLogger("taskq.stores")
 _PREFETCH = 1000
 #: The most results kept for a later question; the oldest make room.
 _KEPT = 100_000
+#: The most states of one task kept for the first who watches it.
+_UNSEEN = 100
 
 
 class _Watcher:
@@ -63,9 +65,8 @@ class RpcStore:
         self._consumer: Consumer | None = None
         self._reader: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
-        self._received: dict[
-            str, tuple[float, TaskResult]
-        ] = {}  # with the time it was received, oldest first
+        #: With the time of the last, oldest first; those before the last are for the first who watches.
+        self._received: dict[str, tuple[float, list[TaskResult]]] = {}
         self._watchers: dict[str, list[_Watcher]] = {}
 
     async def open(self) -> None:
@@ -118,8 +119,8 @@ class RpcStore:
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
         watcher = _Watcher()
-        if (present := self._present(task_id)) is not None:
-            watcher.tell(present)
+        for known in self._take_unseen(task_id):
+            watcher.tell(known)
         self._watchers.setdefault(task_id, []).append(watcher)
         try:
             final = False
@@ -200,18 +201,29 @@ class RpcStore:
             log.warning("an answer cannot be read (%r): is result_serializer the same on both sides?", error)
             return
         known = self._received.pop(result.task_id, None)
-        if known is not None and known[1].state == SUCCESS:
+        if known is not None and known[1][-1].state == SUCCESS:
             self._received[result.task_id] = known
             return
-        self._received[result.task_id] = (now(), result)
-        for watcher in self._watchers.get(result.task_id, ()):
+        watchers = self._watchers.get(result.task_id, ())
+        before = [] if known is None or watchers else known[1][1 - _UNSEEN :]
+        self._received[result.task_id] = (now(), [*before, result])
+        for watcher in watchers:
             watcher.tell(result)
         self._drop_old()
+
+    def _take_unseen(self, task_id: str) -> list[TaskResult]:
+        """All that came before anybody watched, as in a queue of answers; only the last is kept."""
+        self._drop_old()
+        if (received := self._received.get(task_id)) is None:
+            return []
+        unseen = list(received[1])
+        del received[1][:-1]
+        return unseen
 
     def _present(self, task_id: str) -> TaskResult | None:
         self._drop_old()
         received = self._received.get(task_id)
-        return received[1] if received is not None else None
+        return received[1][-1] if received is not None else None
 
     def _drop_old(self) -> None:
         oldest = now() - self._config.expires if self._config.expires else 0.0
