@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
@@ -13,8 +12,11 @@ from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
 from taskq.clock import now
 from taskq.connection import Connection
+from taskq.control import Control
 from taskq.eager import run_eagerly
 from taskq.errors import NotRegistered, PublishErrors
+from taskq.events import Events
+from taskq.lamport import LamportClock
 from taskq.loader import autodiscover
 from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
@@ -64,10 +66,9 @@ class TaskQ:
         **settings: Any,
     ) -> None:
         self.main = main
-        given = {"broker_url": broker, "result_backend": backend, "include": include}
-        self.conf = Settings.load(
-            {**{key: value for key, value in given.items() if value is not None}, **settings}
-        )
+        named = {"broker_url": broker, "result_backend": backend, "include": include}
+        given = {key: value for key, value in named.items() if value is not None}
+        self.conf = Settings.load({**given, **settings})
         self._own: dict[str, Task[Any, Any, Any]] = builtin_tasks(self)
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
         self._calls: CallBuilder | None = None
@@ -75,6 +76,9 @@ class TaskQ:
         #: Our reply address, constant for the process (celery-protocol.md 1.2, `reply_to`).
         self.oid = new_id()
         self.pool = ConnectionPool(self)
+        #: The logical clock of this process's events and control messages.
+        self.clock = LamportClock()
+        self.control, self.events = Control(self), Events(self)
         registry.set_current(self)
 
     # --- tasks ----------------------------------------------------------------------------------------------
@@ -214,9 +218,7 @@ class TaskQ:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     # --- sending --------------------------------------------------------------------------------------------
@@ -230,8 +232,7 @@ class TaskQ:
     ) -> AsyncResult[Any]:
         """Send a task by its name; it need not be known here. Options and errors as for `Task.apply_async`."""
         check_options(options)
-        result: AsyncResult[Any] = await self.send(Signature(name, args, kwargs, options))
-        return result
+        return await self.send(Signature(name, args, kwargs, options))  # type: ignore[no-any-return]  # one task's
 
     async def send(self, signature: Signature[Any], *, once: str | None = None) -> Any:
         """Publish what a signature stands for; the handle of its result.
@@ -323,6 +324,8 @@ class TaskQ:
         await publish_with_retry(attempt, broker=publisher.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
         if signals.after_task_publish.receivers:
             await _announce(signals.after_task_publish, messages)
+        if self.conf.task_send_sent_event:
+            await self.events.sent(messages, options.get("queue"))
 
     def _connection_of(self, options: Mapping[str, Any]) -> Connection:
         return options.get("connection") or self.shared_connection()

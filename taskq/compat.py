@@ -94,17 +94,14 @@ _ABSENT: Mapping[str, str] = {
         _NOT_HERE: """beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval
             beat_remote_control_max_tick_age beat_schedule beat_schedule_filename beat_scheduler beat_sync_every
             broker_login_method broker_native_delayed_delivery_queue_type broker_read_url broker_write_url
-            control_exchange control_queue_durable control_queue_exclusive control_queue_expires
-            control_queue_ttl event_exchange event_queue_durable event_queue_exclusive event_queue_expires
-            event_queue_prefix event_queue_ttl event_serializer redis_socket_connect_timeout
+            control_queue_durable control_queue_exclusive event_queue_durable event_queue_exclusive redis_socket_connect_timeout
             redis_socket_keepalive redis_socket_timeout result_cache_max result_chord_expires
             result_chord_join_timeout result_chord_retry_interval result_compression result_exchange
             result_exchange_type result_failure_expires result_persistent security_cert_store
             security_certificate security_digest security_key security_key_password
-            task_allow_error_cb_on_chord_header task_annotations task_default_rate_limit task_remote_tracebacks
-            task_repr_maxlevels task_send_sent_event worker_deduplicate_successful_tasks
-            worker_detect_quorum_queues worker_direct worker_disable_rate_limits worker_enable_remote_control
-            worker_send_task_events""",
+            task_allow_error_cb_on_chord_header task_annotations task_remote_tracebacks
+            task_repr_maxlevels worker_deduplicate_successful_tasks
+            worker_detect_quorum_queues worker_direct""",
     }.items()
     for name in names.split()
 }

@@ -1,12 +1,10 @@
 """Several handles of results, looked at together."""
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from taskq import states
-from taskq.broker import Broker
 from taskq.errors import ResultTimeout
 from taskq.result_tree import look
 from taskq.store import ResultStore
@@ -20,15 +18,24 @@ R = TypeVar("R")
 OnMessage = Callable[[dict[str, Any]], Any]
 
 
+class Revoking(Protocol):
+    """Remote control, as far as result handles know it."""
+
+    async def revoke(self, task_id: Sequence[str], *, terminate: bool, signal: str, expires: float) -> Any:
+        """See `Control.revoke`."""
+        ...
+
+
 class Backend(Protocol):
     """The app, as far as result handles know it."""
 
-    async def open_store(self) -> ResultStore:
-        """The result store of the running loop. Raises StoreError."""
+    @property
+    def control(self) -> Revoking:
+        """Remote control of workers."""
         ...
 
-    async def open_broker(self) -> Broker:
-        """The broker of the running loop. Raises OperationalError."""
+    async def open_store(self) -> ResultStore:
+        """The result store of the running loop. Raises StoreError."""
         ...
 
 
@@ -174,12 +181,15 @@ class ResultSet(Generic[R]):
             store = await leaves[0].backend.open_store()
             await store.forget([leaf.id for leaf in leaves])
 
-    async def revoke(self, *, expires: float = 10800.0) -> None:
-        """Have no task run that has not started; see `AsyncResult.revoke`."""
+    async def revoke(
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0
+    ) -> None:
+        """Have no task run that has not started, with `terminate` none at all; see `AsyncResult.revoke`."""
         leaves = list(self.leaves())
         if leaves:
-            broker = await leaves[0].backend.open_broker()
-            await broker.revoke([leaf.id for leaf in leaves], time.time() + expires)
+            ids = [leaf.id for leaf in leaves]
+            control = leaves[0].backend.control
+            await control.revoke(ids, terminate=terminate, signal=signal, expires=expires)
 
     def __iter__(self) -> Iterator["AsyncResult[R] | GroupResult[R]"]:
         return iter(self.results)

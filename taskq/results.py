@@ -6,7 +6,6 @@ One rule: what has parentheses looks now and is awaited; what has none shows wha
 import asyncio
 import contextlib
 import inspect
-import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -268,17 +267,20 @@ class AsyncResult(Generic[R]):
         await store.forget([self.id])
         self._seen = None
 
-    async def revoke(self, *, expires: float = 10800.0) -> None:
-        """Have the task not run: workers mark it REVOKED when its turn comes.
+    async def revoke(
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0
+    ) -> None:
+        """Have the task not run: it ends as REVOKED, at once where a worker holds it, else when its turn comes.
 
         Args:
+            terminate: end it also if it runs.
+            signal: with which a task that runs in a process of its own is ended.
             expires: how long the broker remembers, in seconds (3 hours, as Celery's workers do).
 
         Raises:
             OperationalError: the broker could not be reached.
         """
-        broker = await self._backend.open_broker()
-        await broker.revoke([self.id], time.time() + expires)
+        await self._backend.control.revoke([self.id], terminate=terminate, signal=signal, expires=expires)
 
     def as_tuple(self) -> list[Any]:
         """The wire form (celery-protocol.md 4.5)."""

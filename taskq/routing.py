@@ -85,6 +85,21 @@ class Router:
             found = self._queues[name] = _made(name, self._settings)
         return found
 
+    def declare(self, name: str, options: Mapping[str, Any]) -> Queue:
+        """The declaration of a queue, with these options (as in `task_queues`) if it is not known yet.
+
+        Raises:
+            ConfigError: an option is unknown.
+        """
+        known = self.queues.get(name)
+        if known is not None:
+            return known
+        made = _made(name, self._settings)
+        if options:
+            made = _filled(_from_mapping(name, {"exchange": name, **options}), self._settings)
+        self._queues[name] = made
+        return made
+
     @property
     def queues(self) -> Mapping[str, Queue]:
         """The queues known by now: those of `task_queues`, else the default one, and those named since."""

@@ -136,6 +136,8 @@ class Settings(Layered):
     """Hard limit of a task's run in seconds, after which it is ended."""
     task_soft_time_limit: Seconds | None = None
     """Soft limit in seconds, after which `SoftTimeLimitExceeded` is raised inside the task."""
+    task_default_rate_limit: str | float | None = None
+    """How often a worker may start a task that says nothing itself: `10/s`, `100/m`, `5/h`, or a number per second."""
     task_always_eager: bool = False
     """Whether calls run here and now, without a broker, for tests."""
     task_eager_propagates: bool = False
@@ -163,6 +165,34 @@ class Settings(Layered):
     """Tasks due within this many seconds wait in the worker, later ones in the broker."""
     worker_eta_task_limit: Count = 10_000
     """The most tasks that wait in one worker's memory; more wait in the broker. (Celery: no limit.)"""
+
+    worker_send_task_events: bool = False
+    """Whether a worker sends events of its tasks, for monitors (`taskq worker -E`)."""
+    worker_enable_remote_control: bool = True
+    """Whether a worker obeys remote control (`taskq inspect`, `taskq control`, Flower)."""
+    worker_disable_rate_limits: bool = False
+    """Whether rate limits of tasks are passed over."""
+
+    # --- Remote control and events ---
+
+    task_send_sent_event: bool = False
+    """Whether callers send an event `task-sent` for each task."""
+    control_exchange: str = "celery"
+    """What the names of remote control's exchanges and queues begin with."""
+    control_queue_ttl: Seconds = 300.0
+    """How long a command or reply waits for its reader, in seconds."""
+    control_queue_expires: Seconds = 10.0
+    """How long the queue of a reader that vanished is kept, in seconds."""
+    event_exchange: str = "celeryev"
+    """Name of the exchange of events."""
+    event_queue_prefix: str = "celeryev"
+    """What the names of event receivers' queues begin with."""
+    event_queue_ttl: Seconds = 5.0
+    """How long an event waits for its receiver, in seconds."""
+    event_queue_expires: Seconds = 60.0
+    """How long the queue of a receiver that vanished is kept, in seconds."""
+    event_serializer: str = "json"
+    """Serializer of events."""
 
     # --- Safety ---
 

@@ -121,9 +121,10 @@ class SyncResult(Generic[R]):
         """Remove the stored result."""
         run_sync(self.handle.forget(), "result.forget()")
 
-    def revoke(self, *, expires: float = 10800.0) -> None:
+    def revoke(self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0) -> None:
         """Have the task not run; see `AsyncResult.revoke`."""
-        run_sync(self.handle.revoke(expires=expires), "result.revoke()")
+        revoking = self.handle.revoke(terminate=terminate, signal=signal, expires=expires)
+        run_sync(revoking, "result.revoke()")
 
     def __repr__(self) -> str:
         return f"<SyncResult {self.id} {self.handle.state}>"

@@ -28,6 +28,7 @@ from taskq.lowering import added_to_chord
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.publisher import Publisher
+from taskq.rates import parse_rate
 from taskq.registry import current_app
 from taskq.request import Request, current
 from taskq.results import AsyncResult
@@ -60,6 +61,7 @@ class TaskOptions(TypedDict, total=False):
         of its own. Default: a process if there is a `time_limit` and the function can be found by module and name,
         else a thread. Coroutines run on the worker's loop.
     throws: exception types that are expected: logged as one line, without traceback.
+    rate_limit: how often each worker may start it: "10/s", "100/m", "5/h", or a number per second.
     typing: check the arguments of a call against the function (default True).
     """
 
@@ -81,6 +83,7 @@ class TaskOptions(TypedDict, total=False):
     store_errors_even_if_ignored: bool | None
     track_started: bool | None
     acks_late: bool | None
+    rate_limit: str | float | None
     time_limit: float | None
     soft_time_limit: float | None
     priority: int | None
@@ -125,6 +128,7 @@ class Task(Generic[P, R, C]):
     store_errors_even_if_ignored: bool | None = None
     track_started: bool | None = None
     acks_late: bool | None = None
+    rate_limit: str | float | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     priority: int | None = None
@@ -145,6 +149,7 @@ class Task(Generic[P, R, C]):
             if option not in _KNOWN:
                 raise TypeError(f"unknown option {option!r} of a task.{near_match(option, _KNOWN)}")
             setattr(self, option, value)
+        parse_rate(self.rate_limit)
         self.name = name
         self.bind = bind
         self.run: Callable[..., Any] = functools.partial(fun, self) if self.bind else fun

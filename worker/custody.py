@@ -24,6 +24,10 @@ class Custody:
             self._jobs.pop(delivery, None)
         self._released.set()
 
+    def jobs(self) -> list[Job]:
+        """All that can be run, or have been and are not settled yet."""
+        return [job for job in self._jobs.values() if job is not None]
+
     def leased(self) -> list[Delivery]:
         """Those whose lease is to be kept: all but the ones acknowledged before their run. From any thread."""
         return [delivery for delivery, job in list(self._jobs.items()) if job is None or not job.acknowledged]

@@ -19,7 +19,7 @@ from taskq.worker.outcome import Outcome
 from taskq.worker.processes import ProcessLost, ProcessPool
 from taskq.worker.results import stored_state
 from taskq.worker.threads import ThreadPool, thread_context
-from taskq.worker.verdict import EXPIRED, Verdict
+from taskq.worker.verdict import EXPIRED, TERMINATED, Verdict
 
 
 class Executor:
@@ -57,16 +57,11 @@ class Executor:
         request.record = self._effects.report
         current.set(request)
         try:
-            await self._before(job)
-            outcome = await self._verdict.succeeded(job, await self._run(job))
-        except asyncio.CancelledError as error:
-            if job.handed_back:
-                return self._verdict.handed_back(job)
-            outcome = await self._cancelled(job, error)
-        except ProcessLost as error:
-            outcome = await self._verdict.lost(job, error)
+            outcome = await self._verdict.succeeded(job, await self._perform(job))
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
-            outcome = await self._verdict.of(job, error)
+            if job.handed_back and isinstance(error, asyncio.CancelledError):
+                return self._verdict.handed_back(job)
+            outcome = await self._ended(job, error)
         request.record = None  # what goes on in the background has no say any more
         if signals.task_postrun.receivers:
             await signals.task_postrun.send(
@@ -74,10 +69,27 @@ class Executor:
             )
         return outcome
 
-    async def _cancelled(self, job: Job, error: asyncio.CancelledError) -> Outcome:
-        if job.runner is not None and job.runner.cancelling():
-            return await self._verdict.failed(job, TaskRevokedError("terminated"))
-        # Nobody ended it: the task awaited something that was cancelled, or raised this itself.
+    async def _perform(self, job: Job) -> Any:
+        """The part that remote control may end."""
+        try:
+            if job.terminated is None:  # else it was told before it began
+                job.interruptible = True
+                await self._before(job)
+                value = await self._run(job)
+        finally:
+            job.interruptible, job.over = False, True
+        if job.terminated is not None:
+            raise TaskRevokedError(TERMINATED)
+        return value
+
+    async def _ended(self, job: Job, error: BaseException) -> Outcome:
+        if job.terminated is not None:
+            return await self._verdict.revoked(job, TERMINATED)
+        if isinstance(error, ProcessLost):
+            return await self._verdict.lost(job, error)
+        if isinstance(error, asyncio.CancelledError) and job.runner is not None and job.runner.cancelling():
+            return await self._verdict.failed(job, TaskRevokedError(TERMINATED))
+        # A cancellation by nobody: the task awaited something that was cancelled, or raised this itself.
         return await self._verdict.of(job, error)
 
     async def _before(self, job: Job) -> None:
@@ -89,6 +101,7 @@ class Executor:
         if self._conf.task_track_started if task.track_started is None else task.track_started:
             meta = {"pid": self._pid, "hostname": self._hostname}
             self._effects.record(stored_state(job, states.STARTED, meta))  # stored in order with what follows
+        self._verdict.log.started(job)
         if overrides(task, "before_start"):
             await self._verdict.hooks.call(task, task.before_start, request.id, request.args, request.kwargs)
 
@@ -100,7 +113,7 @@ class Executor:
             if limits is None:
                 return await coroutine
             return await limits.bound(CoroutineRun(coroutine, f"{request.name}[{request.id}]"))
-        run = await self._begun(job)
+        run = job.outside = await self._begun(job)
         if limits is None:
             return await run.done
         return await limits.bound(run)

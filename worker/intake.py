@@ -1,7 +1,7 @@
 """Receiving: as much as there is room for, judged, and passed on to run now, later, or never."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from taskq.broker import Broker, Consumer
 from taskq.errors import OperationalError
@@ -11,8 +11,9 @@ from taskq.worker.custody import Custody
 from taskq.worker.insist import insist
 from taskq.worker.job import Job
 from taskq.worker.outcome import Outcome, Settle
+from taskq.worker.revocations import Revocations, keys_of
 from taskq.worker.runlog import RunLog
-from taskq.worker.runner import Runner
+from taskq.worker.throttle import Throttle
 from taskq.worker.timers import Timers
 from taskq.worker.verdict import REVOKED, Verdict
 
@@ -36,9 +37,10 @@ class Intake:
         consumer: Consumer,
         admission: Admission,
         verdict: Verdict,
-        runner: Runner,
+        throttle: Throttle,
         custody: Custody,
         *,
+        revocations: Revocations,
         put: Callable[[Outcome], None],
         capacity: int,
         horizon: float,
@@ -50,10 +52,11 @@ class Intake:
         self._consumer = consumer
         self._admission = admission
         self._verdict = verdict
-        self._runner = runner
+        self._throttle = throttle
+        self._revocations = revocations
         self._custody = custody
         self._put = put
-        self._capacity = capacity
+        self.capacity = capacity
         self._horizon = horizon
         self._later_limit = later
         self._now = now
@@ -65,7 +68,7 @@ class Intake:
     async def run(self) -> None:
         """Receive until the consumer is closed. Back-pressure is arithmetic: ask for what there is room for."""
         while True:
-            room = self._capacity - (len(self._custody) - len(self._later))
+            room = self.capacity - (len(self._custody) - self._waiting)
             if room <= 0:
                 await self._custody.change()
                 continue
@@ -87,29 +90,64 @@ class Intake:
         parked = []
         for job in await self._without_revoked(jobs):
             self._log.received(job)
-            if not job.due:
-                self._runner.add(job)
-            elif job.due - self._now() <= self._horizon and len(self._later) < self._later_limit:
-                self._later.push(job.due, job)
-            else:
-                parked.append((job.delivery, job.due))
+            until = self._place(job)
+            if until is not None:
+                parked.append((job.delivery, until))
         if parked:
             await insist("park tasks", lambda: self._consumer.park(parked), OperationalError)
             self._custody.release([delivery for delivery, _ in parked])
         self._set_alarm()
 
+    def _place(self, job: Job) -> float | None:
+        """Pass a job on, to run now or later here; where there is no room for it, when it should come again."""
+        has_room = self._waiting < self._later_limit
+        if job.due:
+            if not has_room or job.due - self._now() > self._horizon:
+                return job.due
+            self._later.push(job.due, job)
+        elif has_room or not self._throttle.limits(job):
+            self._throttle.add(job)
+        else:
+            return self._now() + self._throttle.eta(job)
+        return None
+
+    @property
+    def _waiting(self) -> int:
+        """How many wait for their eta, or for their turn at a rate limit."""
+        return len(self._later) + len(self._throttle)
+
     async def _without_revoked(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Those that may run; the revoked ones get their outcome."""
         if not jobs:
             return jobs
-        ids = [job.request.id for job in jobs]
-        revoked = await insist("ask for revoked tasks", lambda: self._broker.revoked(ids), OperationalError)
-        if not revoked:
-            return jobs
-        for job in jobs:
-            if job.request.id in revoked:
+        keys = [key for job in jobs for key in keys_of(job.request)]
+        revoked = await insist("ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError)
+        kept = [job for job in jobs if not self._is_revoked(job, revoked)]
+        for job in jobs if len(kept) < len(jobs) else ():
+            if job not in kept:
                 self._put(await self._verdict.revoked(job, REVOKED))
-        return [job for job in jobs if job.request.id not in revoked]
+        return kept
+
+    def _is_revoked(self, job: Job, revoked: Collection[str]) -> bool:
+        """By the broker's word, or by a command that came while it was asked."""
+        if not revoked and not self._revocations:
+            return False
+        keys = keys_of(job.request)
+        return not set(keys).isdisjoint(revoked) or self._revocations.have(keys)
+
+    # --- remote control -------------------------------------------------------------------------------------
+
+    def resize(self, capacity: int) -> None:
+        """Hold up to so many from now on."""
+        self.capacity = capacity
+
+    def scheduled(self) -> list[tuple[float, Job]]:
+        """What waits for its eta or its turn, with the time (Unix seconds; 0: as the rate limit allows)."""
+        return [*self._later.items(), *((0.0, job) for job in self._throttle.waiting())]
+
+    def withdraw(self, jobs: Collection[Job]) -> set[Job]:
+        """Take out those of these that wait here."""
+        return self._later.remove(set(jobs)) | self._throttle.withdraw(jobs)
 
     # --- later ----------------------------------------------------------------------------------------------
 
@@ -135,7 +173,7 @@ class Intake:
     async def _start_due(self, jobs: Sequence[Job]) -> None:
         """They may have been revoked while they waited."""
         for job in await self._without_revoked(jobs):
-            self._runner.add(job)
+            self._throttle.add(job)
 
     def close(self) -> None:
         """Give back what waits for its eta; what is just due goes back when the consumer is closed."""
@@ -143,5 +181,5 @@ class Intake:
             self._alarm.cancel()
         for task in self._starting:
             task.cancel()
-        for job in self._later.clear():
+        for job in (*self._later.clear(), *self._throttle.close()):
             self._put(Outcome(job.delivery, settle=Settle.REQUEUE))

@@ -8,6 +8,7 @@ from typing import Any
 from taskq.message import Delivery
 from taskq.request import Request
 from taskq.task import Task
+from taskq.worker.limits import Run
 
 
 class Place(Enum):
@@ -24,7 +25,9 @@ class Job:
 
     `due` (Unix seconds) is set while it waits for its eta. `runner` is the asyncio task of its run, `started`
     (loop time) when that began. `handed_back`: the worker stops and ended the run; `acknowledged`: it was
-    settled before the run (`acks_late=False`).
+    settled before the run (`acks_late=False`). `terminated`: it was ended by remote control, with this signal.
+    `interruptible` while the task's own code runs, `over` after that; `outside` is its run where that is not on
+    the loop.
     """
 
     delivery: Delivery
@@ -36,3 +39,7 @@ class Job:
     started: float = 0.0
     handed_back: bool = False
     acknowledged: bool = False
+    terminated: int | None = None
+    interruptible: bool = False
+    over: bool = False
+    outside: "Run | None" = None

@@ -6,6 +6,7 @@ from typing import Any
 from taskq.errors import Reject, Retry, WorkerLostError
 from taskq.message import Delivery
 from taskq.saferepr import saferepr
+from taskq.worker.events import TaskEvents
 from taskq.worker.job import Job
 
 logger = logging.getLogger("taskq.worker")
@@ -17,18 +18,30 @@ class RunLog:
     def __init__(self, *, clock: Any) -> None:
         self._clock = clock
         self._info = logger.isEnabledFor(logging.INFO)
+        #: Monitors are told, too, while somebody wants that.
+        self.events: TaskEvents | None = None
 
     def received(self, job: Job) -> None:
+        if self.events is not None:
+            self.events.received(job)
         if self._info:
             self._line(logging.INFO, "received", job, f"queue={job.delivery.queue}{self._arguments(job)}")
 
+    def started(self, job: Job) -> None:
+        if self.events is not None:
+            self.events.started(job)
+
     def succeeded(self, job: Job, value: Any) -> None:
+        if self.events is not None:
+            self.events.succeeded(job, value, self._runtime(job))
         if self._info:
             runtime = self._runtime(job)
             detail = f"in {_shown(runtime)} -> {saferepr(value, 100)}"
             self._line(logging.INFO, "succeeded", job, detail, runtime=round(runtime, 3))
 
     def retried(self, job: Job, retry: Retry, seconds: float) -> None:
+        if self.events is not None:
+            self.events.retried(job, retry)
         limit = job.task.max_retries
         turn = f"{job.request.retries + 1}" + ("" if limit is None else f"/{limit}")
         why = "" if retry.exc is None else f"  {saferepr(retry.exc)}"
@@ -37,6 +50,8 @@ class RunLog:
         )
 
     def failed(self, job: Job, error: BaseException) -> None:
+        if self.events is not None:
+            self.events.failed(job, error)
         expected = isinstance(error, tuple(job.task.throws))
         level = logging.INFO if expected else logging.ERROR
         trace = None if expected else (type(error), error, error.__traceback__)
@@ -50,10 +65,14 @@ class RunLog:
         self._line(logging.ERROR, "lost", job, detail, runtime=round(runtime, 3))
 
     def rejected(self, job: Job, reject: Reject) -> None:
+        if self.events is not None:
+            self.events.rejected(job, requeue=reject.requeue)
         where = "back to its queue" if reject.requeue else f"see: taskq dead show {job.request.id}"
         self._line(logging.WARNING, "rejected", job, f"{reject.reason}  {where}")
 
     def revoked(self, job: Job, why: str) -> None:
+        if self.events is not None:
+            self.events.revoked(job, expired=why == "expired")
         self._line(logging.INFO, why, job, "")
 
     def handed_back(self, job: Job) -> None:

@@ -3,13 +3,13 @@
 import asyncio
 import contextvars
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from taskq import states
 from taskq.broker import Consumer
-from taskq.errors import OperationalError
+from taskq.errors import OperationalError, TaskRevokedError
 from taskq.failures import encode_exception
 from taskq.worker.executor import Executor
 from taskq.worker.insist import insist
@@ -18,6 +18,10 @@ from taskq.worker.outcome import Outcome, Settle
 from taskq.worker.results import stored_state
 
 logger = logging.getLogger("taskq.worker")
+
+
+#: A run that is to be ended is told so again after this, in seconds.
+INSIST = 1.0
 
 
 class Runner:
@@ -58,6 +62,8 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self.running: set[Job] = set()
+        #: How many runs of each task have begun.
+        self.started: Counter[str] = Counter()
 
     def job_of(self, task: "asyncio.Task[Any] | None") -> Job | None:
         """The job that an asyncio task runs, if it does. From any thread."""
@@ -86,6 +92,7 @@ class Runner:
     def _fill(self) -> None:
         while len(self.running) < self._concurrency and (job := self._next()) is not None:
             self.running.add(job)
+            self.started[job.request.task] += 1
             if job.place is not Place.LOOP:
                 self._free[job.place] -= 1
             job.started = self._loop.time()
@@ -147,6 +154,50 @@ class Runner:
         self._fill()
         if not self.running:
             self._idle.set()
+
+    # --- remote control -------------------------------------------------------------------------------------
+
+    def withdraw(self, jobs: Iterable[Job]) -> set[Job]:
+        """Take out those of these that have not begun."""
+        places = (self._ready, *self._aside.values(), self._accused)
+        found = set(jobs).intersection([job for place in places for job in place])
+        if found:
+            for waiting in places:
+                kept = [job for job in waiting if job not in found]
+                waiting.clear()
+                waiting.extend(kept)
+        return found
+
+    def terminate(self, job: Job, signum: int) -> None:
+        """End a run as revoked. It is told so again each second, until it ends."""
+        if job.over or job.terminated is not None:
+            return
+        job.terminated = signum
+        self._interrupt(job, 1)
+
+    def _interrupt(self, job: Job, turn: int) -> None:
+        if job.over:
+            return
+        if job.interruptible and job.runner is not None:
+            if job.outside is None:
+                job.runner.cancel()
+            elif turn == 1:
+                job.outside.interrupt(TaskRevokedError)
+            else:
+                logger.warning("%s[%s] goes on: left behind", job.request.task, job.request.id)
+                job.outside.abandon()
+                return
+        self._loop.call_later(INSIST, self._interrupt, job, turn + 1)
+
+    @property
+    def concurrency(self) -> int:
+        """How many may run at the same time."""
+        return self._concurrency
+
+    def resize(self, concurrency: int) -> None:
+        """So many may run from now on; those that run go on."""
+        self._concurrency = concurrency
+        self._fill()
 
     # --- stopping -------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """A heap of things due later. Knows no clock: the caller brings `now`."""
 
 import heapq
+from collections.abc import Collection
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -25,9 +26,21 @@ class Timers(Generic[T]):
             due.append(heapq.heappop(self._heap)[2])
         return due
 
+    def items(self) -> list[tuple[float, T]]:
+        """What is kept, with its time, the earliest first."""
+        return [(due, item) for due, _, item in sorted(self._heap, key=lambda entry: entry[:2])]
+
+    def remove(self, items: Collection[T]) -> set[T]:
+        """Take out those of these that are here."""
+        found = {item for _, _, item in self._heap if item in items}
+        if found:
+            self._heap = [entry for entry in self._heap if entry[2] not in found]
+            heapq.heapify(self._heap)
+        return found
+
     def clear(self) -> list[T]:
         """Take out everything, the earliest first."""
-        items = [item for _, _, item in sorted(self._heap, key=lambda entry: entry[:2])]
+        items = [item for _, item in self.items()]
         self._heap.clear()
         return items
 

@@ -45,7 +45,7 @@ from taskq.worker.runlog import RunLog, log_dead
 logger = logging.getLogger("taskq.worker")
 
 #: Arguments of Celery's TaskRevokedError (celery-protocol.md 4.4).
-EXPIRED, REVOKED = "expired", "revoked"
+EXPIRED, REVOKED, TERMINATED = "expired", "revoked", "terminated"
 
 
 class Verdict:
@@ -59,7 +59,7 @@ class Verdict:
         self._effects = effects
         self.hooks = hooks
         self._now = now
-        self._log = log
+        self.log = log
 
     # --- by kind of end -------------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ class Verdict:
         """celery-protocol.md 5.4. A follow-up that cannot be written raises, which makes the run a failure."""
         request = job.request
         follow = after_success(self._app, request, value) if request.callbacks or request.chain else None
-        self._log.succeeded(job, value)
+        self.log.succeeded(job, value)
         result = self._state(job, states.SUCCESS, value)
         outcome = self._outcome(job, self._stored(job, result), follow)
         if request.chord is not None:
@@ -100,7 +100,7 @@ class Verdict:
         error = from_user_code(error)
         revoked = isinstance(error, TaskRevokedError)
         text = None if revoked or isinstance(error, TimeLimitExceeded) else as_text(error)
-        self._log.failed(job, error)
+        self.log.failed(job, error)
         state = states.REVOKED if revoked else states.FAILURE
         failure = self._state(job, state, encode_exception(error), text)
         outcome = self._outcome(job, self._stored(job, failure, failed=True))
@@ -115,22 +115,26 @@ class Verdict:
 
     def handed_back(self, job: Job) -> Outcome:
         """A run that was ended because the worker stops: another worker's, unless it was acknowledged before it."""
-        self._log.handed_back(job)
+        self.log.handed_back(job)
         return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
 
     async def lost(self, job: Job, error: ProcessLost) -> Outcome:
         """Its process died under it. Like the tasks of a lost worker it runs again, until it took `max_deaths` along."""
         if job.acknowledged:
             return await self.failed(job, WorkerLostError(*error.args))
-        self._log.lost(job, error)
+        self.log.lost(job, error)
         return Outcome(job.delivery, settle=Settle.REQUEUE, died=True)
 
     async def revoked(self, job: Job, why: str) -> Outcome:
-        """A job that is not run: revoked or expired (celery-protocol.md 6.1, 6.2)."""
-        self._log.revoked(job, why)
+        """A job that is not run, or ended by remote control: revoked, expired or terminated (celery-protocol.md 6.1, 6.2)."""
+        self.log.revoked(job, why)
         if signals.task_revoked.receivers:
             await signals.task_revoked.send(
-                job.task, request=job.request, terminated=False, signum=None, expired=why == EXPIRED
+                job.task,
+                request=job.request,
+                terminated=why == TERMINATED,
+                signum=job.terminated,
+                expired=why == EXPIRED,
             )
         result = self._state(job, states.REVOKED, encode_exception(TaskRevokedError(why)))
         outcome = self._outcome(job, self._stored(job, result))
@@ -174,7 +178,7 @@ class Verdict:
             follow = retried(self._app, job.request, retry, queue=job.delivery.queue, due=due)
         except CANNOT_BE_SENT as error:
             return await self.failed(job, error)
-        self._log.retried(job, retry, due.timestamp() - self._now())
+        self.log.retried(job, retry, due.timestamp() - self._now())
         text = as_text(from_user_code(retry))
         value = None if retry.exc is None else encode_exception(retry.exc)
         result = self._state(job, states.RETRY, value, text)
@@ -198,7 +202,7 @@ class Verdict:
         return outcome
 
     async def _rejected(self, job: Job, reject: Reject) -> Outcome:
-        self._log.rejected(job, reject)
+        self.log.rejected(job, reject)
         outcome = self._outcome(job, settle=Settle.REQUEUE if reject.requeue else Settle.REJECT)
         outcome.reason = f"rejected by the task: {reject.reason}"
         if not reject.requeue:  # as Celery 5.7 does

@@ -12,22 +12,29 @@ from taskq.app import TaskQ
 from taskq.broker import Broker, Consumer, open_broker
 from taskq.clock import now
 from taskq.errors import OperationalError
+from taskq.events import EventWriter
 from taskq.layers import Source
 from taskq.store import ResultStore
 from taskq.worker.admission import Admission
 from taskq.worker.completer import Completer
 from taskq.worker.custody import Custody
 from taskq.worker.effects import Effects
+from taskq.worker.events import EventSender
 from taskq.worker.executor import Executor
 from taskq.worker.hooks import Hooks
 from taskq.worker.intake import Intake
 from taskq.worker.job import Job, Place
 from taskq.worker.leases import Leases
+from taskq.worker.panel import Panel
 from taskq.worker.processes import ProcessPool
+from taskq.worker.remote import Remote
+from taskq.worker.revocations import Revocations
+from taskq.worker.revoker import Revoker
 from taskq.worker.runlog import RunLog
 from taskq.worker.runner import Runner
 from taskq.worker.supervisor import available_processors
 from taskq.worker.threads import ThreadPool
+from taskq.worker.throttle import Throttle
 from taskq.worker.verdict import Verdict
 from taskq.worker.watchdog import Watchdog
 
@@ -128,9 +135,11 @@ class Worker:
     async def _work(self, parts: "_Parts") -> None:
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
         completer = asyncio.create_task(parts.completer.run(), name="taskq-completer")
+        await parts.remote.open()
         stopping = asyncio.create_task(self._stopping.wait(), name="taskq-stop")
         tasks = [intake, stopping, completer]
         parts.watchdog.start()
+        parts.remote.start()
         try:
             await signals.worker_ready.send(self)
             if self._on_ready is not None:
@@ -142,6 +151,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            await parts.remote.close()
             parts.threads.close()
             await parts.processes.close()
             await parts.watchdog.stop()
@@ -209,7 +219,7 @@ class _Parts:
     def __init__(self, worker: Worker, broker: Broker, store: ResultStore, consumer: Consumer) -> None:
         loop = asyncio.get_running_loop()
         app, conf = worker.app, worker.app.conf
-        custody = Custody()
+        custody, revocations = Custody(), Revocations()
         log = RunLog(clock=loop.time)
         self.consumer = consumer
         self.leases = Leases(consumer, custody, lease=conf.lease_seconds, clock=loop.time)
@@ -231,20 +241,53 @@ class _Parts:
             slots={Place.THREAD: worker.threads, Place.PROCESS: worker.pool_processes},
         )
         self.watchdog = _watchdog(worker, self.leases if broker.features.leases else None, self.runner)
-        self.intake = Intake(
+        self.throttle = Throttle(
+            self.runner.add, conf.task_default_rate_limit, enabled=not conf.worker_disable_rate_limits
+        )
+        self.intake = self._intake(worker, broker, verdict, custody, revocations)
+        put = self.completer.put
+        revoker = Revoker(broker, custody, self.intake, self.runner, verdict, known=revocations, put=put)
+        self.remote = self._remote(worker, broker, revoker, log)
+
+    def _intake(
+        self, worker: Worker, broker: Broker, verdict: Verdict, custody: Custody, revocations: Revocations
+    ) -> Intake:
+        return Intake(
             broker,
-            consumer,
-            Admission(app, now),
+            self.consumer,
+            Admission(worker.app, now),
             verdict,
-            self.runner,
+            self.throttle,
             custody,
+            revocations=revocations,
             put=self.completer.put,
             capacity=worker.capacity,
-            horizon=conf.eta_horizon,
+            horizon=worker.app.conf.eta_horizon,
             later=worker.later(broker),
             now=now,
-            log=log,
+            log=verdict.log,
         )
+
+    def _remote(self, worker: Worker, broker: Broker, revoker: Revoker, log: RunLog) -> Remote:
+        conf = worker.app.conf
+        panel = Panel(
+            worker.app,
+            worker,
+            broker,
+            self.consumer,
+            self.intake,
+            self.throttle,
+            self.runner,
+            revoker,
+            EventSender(broker.bus, EventWriter(conf, worker.app.clock, worker.hostname), self._facts),
+            log,
+        )
+        panel.tell_events(conf.worker_send_task_events)
+        return Remote(panel, obeys=conf.worker_enable_remote_control)
+
+    def _facts(self) -> dict[str, int]:
+        """What heartbeats tell."""
+        return {"active": len(self.runner.running), "processed": self.runner.started.total()}
 
 
 def _process_pool(worker: Worker) -> ProcessPool:
