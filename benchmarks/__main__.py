@@ -1,6 +1,8 @@
 """taskq beside its peers: `python -m benchmarks --broker sqlite|memory|redis|amqp`, see docs/performance.md."""
 
 import argparse
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,8 +12,9 @@ from typing import Any
 from benchmarks import report, sites
 from benchmarks.harness import PEERS_PYTHON, Failure, Site, System
 from benchmarks.rounds import QUICK, Measure, Sizes, interleaved, one_drain, one_inside, one_round
+from taskq.version import VERSION
 
-OURS = System("taskq", "ours", tasks=10_000)
+OURS = System("taskq", "ours", tasks=10_000, batches=True)
 
 
 CELERY = [System(f"Celery {pool}", "celery_app", variant=pool) for pool in ("solo", "threads", "prefork")]
@@ -25,6 +28,7 @@ class Plan:
     peers: Sequence[System] = ()
     ways: Sequence[System] = ()
     measure: Measure = one_round
+    packages: Sequence[str] = ()
 
 
 PLANS: Mapping[str, Plan] = {
@@ -32,6 +36,7 @@ PLANS: Mapping[str, Plan] = {
     "sqlite": Plan(
         sites.sqlite,
         [System("Huey", "huey_sqlite", 2000), System("Huey, fsync=False", "huey_sqlite", 2000, "nosync")],
+        packages=["huey"],
     ),
     "redis": Plan(
         sites.redis,
@@ -39,9 +44,10 @@ PLANS: Mapping[str, Plan] = {
             System("Dramatiq", "dramatiq_app"),
             System("taskiq", "taskiq_app"),
             System("SAQ", "saq_app"),
-            System("streaq", "streaq_app"),
+            System("streaq", "streaq_app", batches=True),
         ],
         CELERY,
+        packages=["celery", "dramatiq", "taskiq", "taskiq-redis", "saq", "streaq", "redis"],
     ),
     "amqp": Plan(
         sites.amqp,
@@ -51,6 +57,7 @@ PLANS: Mapping[str, Plan] = {
             System("aio-celery", "aio_celery_app"),
         ],
         CELERY,
+        packages=["celery", "dramatiq", "taskiq", "taskiq-aio-pika", "aio-celery", "aio-pika", "pika"],
     ),
 }
 
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
             figures = measured(PLANS[broker], stack, options)
         print(report.table(broker, figures))
         if not (options.quick or options.only):
-            report.save(broker, figures)
+            report.save(broker, figures, versions(PLANS[broker].packages))
     return 0
 
 
@@ -94,11 +101,24 @@ def measured(plan: Plan, stack: ExitStack, options: argparse.Namespace) -> dict[
     return {"systems": figures, "ways": tried, "rounds": options.rounds}
 
 
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of our own package and of what is in the peers' environment."""
+    found = {"taskq": VERSION}
+    if packages:
+        code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+        output = subprocess.run(
+            [PEERS_PYTHON, "-c", code, *packages], check=True, capture_output=True, text=True
+        ).stdout
+        found |= zip(packages, output.split(), strict=True)
+    return found
+
+
 def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers are ended then, too
     try:
         sys.exit(main(sys.argv[1:]))
     except Failure as failure:

@@ -36,6 +36,8 @@ class System:
     module: str
     tasks: int = 1000
     variant: str = ""
+    #: It can enqueue many in one call: concurrent calls are measured besides.
+    batches: bool = False
 
     @property
     def python(self) -> str:

@@ -1,11 +1,15 @@
 """The figures as a table, as JSON and as a page."""
 
 import json
+import os
+import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 #: (scenario, figure, title, digits)
 ROWS = (
@@ -20,6 +24,8 @@ ROWS = (
     ("enqueue many", "client_us", "enqueue many at once: client CPU, us/task", 0),
     ("enqueue many", "server_us", "enqueue many at once: server CPU, us/task", 0),
     ("enqueue many", "rate", "enqueue many at once: tasks/s", 0),
+    ("enqueue concurrently", "client_us", "enqueue by concurrent calls: client CPU, us/task", 0),
+    ("enqueue concurrently", "rate", "enqueue by concurrent calls: tasks/s", 0),
     ("enqueue many, no results", "client_us", "enqueue many, no results: client CPU, us/task", 0),
     ("enqueue singly", "client_us", "enqueue one by one: client CPU, us/task", 0),
     ("enqueue singly", "rate", "enqueue one by one: tasks/s", 0),
@@ -56,6 +62,52 @@ def table(broker: str, figures: Mapping[str, Any]) -> str:
     return "\n".join(text)
 
 
-def save(broker: str, figures: Mapping[str, Any]) -> None:
+def save(broker: str, figures: Mapping[str, Any], packages: Mapping[str, str]) -> None:
+    """Keep the figures as JSON and put their table into the page, between its marks."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{broker}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    record = {"machine": machine(), "packages": packages, **figures}
+    (RESULTS / f"{broker}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    begin, end = f"<!-- figures of {broker} -->\n", "<!-- end of figures -->"
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    if mark:
+        PAGE.write_text(
+            before + mark + markdown(broker, record) + end + rest.partition(end)[2], encoding="utf-8"
+        )
+
+
+def machine() -> dict[str, str]:
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "cpu": f"{os.cpu_count()} x {cpu}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "load": f"{os.getloadavg()[2]:.1f}",
+    }
+
+
+def markdown(broker: str, record: Mapping[str, Any]) -> str:
+    systems = record["systems"]
+    where = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record["packages"].items()))
+    lines = [
+        f"`make bench BROKER={broker}` on {where['date']}, medians of {record['rounds']} interleaved rounds:",
+        f"{where['cpu']}, {where['system']}, load average {where['load']};",
+        f"Python {where['python']}, {versions}.",
+        "",
+        "| | " + " | ".join(systems) + " |",
+        "| --- |" + " ---: |" * len(systems),
+        *(f"| {title} | {' | '.join(values)} |" for title, values in rows(record)),
+        "",
+    ]
+    if record["ways"]:
+        tried = (f"{name} {found['drain']['worker_us']:,.0f}" for name, found in record["ways"].items())
+        lines += [f"Tried once, worker CPU in us/task; the cheapest is in the table: {', '.join(tried)}.", ""]
+    return "\n".join(lines)

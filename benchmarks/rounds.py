@@ -31,6 +31,9 @@ def one_round(system: System, site: Site, sizes: Sizes) -> dict[str, Any]:
         figures: dict[str, Any] = {
             "enqueue many": many["enqueue"],
             "drain": many["drain"],
+            "enqueue concurrently": many["enqueue"]
+            if not system.batches
+            else scene.enqueue_then_drain("concurrently", n)["enqueue"],
             "enqueue singly": scene.enqueue_then_drain("one_by_one", sizes.single)["enqueue"],
             "round trip": scene.round_trips(sizes.trips),
             "end to end": scene.end_to_end(sizes.awaited),

@@ -26,6 +26,11 @@ async def at_once(peer: Any, n: int) -> None:
     await peer.call_many(n)
 
 
+async def concurrently(peer: Any, n: int) -> None:
+    """For a system whose `call_many` is more than concurrent calls."""
+    await peer.call_concurrently(n)
+
+
 async def end_to_end(peer: Any, n: int) -> None:
     await peer.awaited(n)
 
@@ -46,7 +51,7 @@ async def inside(peer: Any, n: int) -> Figures:
 
 
 VERBS: dict[str, Callable[[Any, int], Awaitable[Any]]] = {
-    verb.__name__: verb for verb in (one_by_one, at_once, end_to_end, round_trips, inside)
+    verb.__name__: verb for verb in (one_by_one, at_once, concurrently, end_to_end, round_trips, inside)
 }
 
 

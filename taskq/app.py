@@ -308,7 +308,9 @@ class TaskQ:
         retry = options.get("retry")
         policy = None
         if self.conf.task_publish_retry if retry is None else retry:
-            policy = {**self.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+            policy = self.conf.task_publish_retry_policy
+            if own := options.get("retry_policy"):
+                policy = {**policy, **own}
 
         remaining = list(messages)
 

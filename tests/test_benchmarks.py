@@ -29,9 +29,9 @@ def bench(broker: str) -> str:
     ("broker", "rows"),
     [
         pytest.param("memory", 5, id="memory"),
-        pytest.param("sqlite", 14, id="sqlite"),
-        pytest.param("redis", 17, id="redis", marks=pytest.mark.redis),
-        pytest.param("amqp", 17, id="amqp", marks=pytest.mark.rabbitmq),
+        pytest.param("sqlite", 16, id="sqlite"),
+        pytest.param("redis", 19, id="redis", marks=pytest.mark.redis),
+        pytest.param("amqp", 19, id="amqp", marks=pytest.mark.rabbitmq),
     ],
 )
 def test_it_measures_every_scenario(broker: str, rows: int) -> None:

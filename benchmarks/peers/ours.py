@@ -1,15 +1,12 @@
 """taskq, with its defaults."""
 
 import asyncio
-import logging
 import time
 from typing import Any
 
-import uvloop
-
 from benchmarks.peers.given import BROKER, IN_FLIGHT, RESULTS, tally
-from taskq import TaskQ
-from taskq.results import AsyncResult
+from taskq import TaskQ, group
+from taskq.results import AsyncResult, GroupResult
 from taskq.worker import Worker
 
 
@@ -32,7 +29,7 @@ async def noop(i: int) -> int:
 
 
 def worker() -> list[str]:
-    return ["-c", "from benchmarks.peers.ours import work; work()"]
+    return ["-m", "taskq", "-q", "-A", "benchmarks.peers.ours:app", "worker", "-l", "warning"]
 
 
 async def start() -> None:
@@ -47,11 +44,18 @@ async def call(i: int) -> AsyncResult[int]:
     return await noop.delay(i)
 
 
-async def call_many(n: int) -> list[AsyncResult[int]]:
-    handles = []
+async def call_many(n: int) -> list[GroupResult[int]]:
+    """Groups: each is one batch."""
+    return [
+        await group(noop.s(i) for i in range(begin, min(n, begin + IN_FLIGHT))).apply_async()
+        for begin in range(0, n, IN_FLIGHT)
+    ]
+
+
+async def call_concurrently(n: int) -> None:
+    """A call each, at the same time, as different parts of a program make them."""
     for begin in range(0, n, IN_FLIGHT):
-        handles += await asyncio.gather(*(noop.delay(i) for i in range(begin, min(n, begin + IN_FLIGHT))))
-    return handles
+        await asyncio.gather(*(noop.delay(i) for i in range(begin, min(n, begin + IN_FLIGHT))))
 
 
 async def round_trip(i: int) -> int:
@@ -59,21 +63,16 @@ async def round_trip(i: int) -> int:
 
 
 async def awaited(n: int) -> None:
-    await asyncio.gather(*(handle.get() for handle in await call_many(n)))
+    for result in await call_many(n):
+        await result
 
 
 async def inside(n: int) -> dict[str, Any]:
     """Enqueue, then drain by a worker beside the client."""
-    await app.open_store()
     began = time.process_time(), time.perf_counter()
     await call_many(n)
     enqueued = time.process_time(), time.perf_counter()
-    running = Worker(app)
-    task = asyncio.create_task(running.run())
-    while tally.count < n:  # noqa: ASYNC110 - an event would cost every task something
-        await asyncio.sleep(0.005)
-    running.stop()
-    await task
+    await drained(n)
     ended = time.process_time(), time.perf_counter()
     return {
         "enqueue": [after - before for after, before in zip(enqueued, began, strict=True)],
@@ -81,6 +80,11 @@ async def inside(n: int) -> dict[str, Any]:
     }
 
 
-def work() -> None:
-    logging.basicConfig(level=logging.WARNING)
-    uvloop.run(Worker(app).run())
+async def drained(n: int) -> None:
+    """Run a worker in this process until so many tasks have run."""
+    running = Worker(app)
+    task = asyncio.create_task(running.run())
+    while tally.count < n:  # noqa: ASYNC110 - an event would cost every task something
+        await asyncio.sleep(0.005)
+    running.stop()
+    await task

@@ -44,6 +44,11 @@ async def call_many(n):
     return tasks
 
 
+async def call_concurrently(n):
+    for begin in range(0, n, IN_FLIGHT):
+        await asyncio.gather(*map(call, range(begin, min(n, begin + IN_FLIGHT))))
+
+
 async def round_trip(i):
     return await (await call(i)).result()
 
