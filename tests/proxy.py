@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 
 class Proxy:
     """Forwards to a port. `swallow` cuts the connection of the next answer, once, and the answer is lost; `refuse`
-    lets nobody in; `rewrite` changes what clients ask.
+    lets nobody in; `rewrite` changes what clients ask; without `flow` nothing passes, and nobody is told; `delay`
+    is added on each way, in seconds.
     """
 
     def __init__(self, target: int) -> None:
@@ -15,9 +16,13 @@ class Proxy:
         self.swallow = False
         self.refuse = False
         self.rewrite: Callable[[bytes], bytes] = bytes
+        self.flow = asyncio.Event()
+        self.flow.set()
+        self.delay = 0.0
         self.connections = 0
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
+        self._accepted: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
         """End all connections now."""
@@ -28,6 +33,9 @@ class Proxy:
         if self.refuse:
             writer.transport.abort()
             return
+        if (task := asyncio.current_task()) is not None:
+            self._accepted.add(task)
+            task.add_done_callback(self._accepted.discard)
         self.connections += 1
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
         both = {writer, server_writer}
@@ -42,15 +50,24 @@ class Proxy:
             one.transport.abort()
         self._writers -= both
 
+    async def end(self) -> None:
+        """Cut all, and wait until nobody is left."""
+        self.flow.set()
+        self.cut()
+        if self._accepted:
+            await asyncio.wait(self._accepted)
+
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
     ) -> None:
+        loop = asyncio.get_running_loop()
         with suppress(OSError):
             while data := await reader.read(65536):
                 if answers and self.swallow:
                     self.swallow = False
                     return
-                writer.write(data if answers else self.rewrite(data))
+                await self.flow.wait()
+                loop.call_later(self.delay, writer.write, data if answers else self.rewrite(data))
                 await writer.drain()
 
 
@@ -63,5 +80,5 @@ async def proxy(target: int) -> AsyncIterator[Proxy]:
         yield running
     finally:
         server.close()
-        running.cut()
+        await running.end()
         await server.wait_closed()

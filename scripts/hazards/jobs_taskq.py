@@ -1,0 +1,23 @@
+"""The tasks of the trials, for a taskq worker. `jobs_celery` has the same ones."""
+
+import asyncio
+import os
+import time
+
+from taskq import TaskQ
+
+app = TaskQ("jobs")
+
+
+def note(event: str, number: int) -> None:
+    """One line, written at once: it is whole even after kill -9."""
+    with open(os.environ["JOBS_LOG"], "a", encoding="ascii") as log:  # noqa: PTH123 - as short as can be
+        log.write(f"{event} {number} {time.time()} {os.getpid()}\n")
+
+
+@app.task(name="jobs.job")
+async def job(number: int, seconds: float = 0.0) -> int:
+    note("start", number)
+    await asyncio.sleep(seconds)
+    note("end", number)
+    return os.getpid()

@@ -1,0 +1,311 @@
+"""The trials: each does one bad thing to a worker or its broker, and says in figures what came of it."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from scripts.hazards.poison import entries
+from scripts.hazards.sides import CLIENTS, LEASE, Client, Log, Worker, until, worker
+from tests.proxy import Proxy, proxy
+from tests.servers import RedisServer
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a trial takes place: a system on a private Redis, or on a SQLite file."""
+
+    system: str
+    url: str
+    folder: Path
+    server: RedisServer | None
+
+    def client(self) -> Client:
+        return CLIENTS[self.system](self.url)
+
+    def worker(self, url: str = "") -> Worker:
+        return Worker(self.system, url or self.url, self.folder)
+
+    @property
+    def redis(self) -> RedisServer:
+        return cast("RedisServer", self.server)
+
+
+Trial = Callable[[Bench], Awaitable[str]]
+
+
+async def kills(bench: Bench) -> str:
+    """a: kill -9 three times over 2,000 tasks of 5 ms."""
+    log, client = Log(bench.folder), bench.client()
+    numbers = range(2000)
+    for number in numbers:
+        await client.send(number, 0.005)
+    for kill in range(1, 4):
+        with worker(bench.system, bench.url, bench.folder):
+            await until(partial(log.reached, kill * 500), 60)
+    dead = time.time()
+    with worker(bench.system, bench.url, bench.folder):
+        await until(lambda: log.finished(numbers), 60)
+    await client.close()
+    again = [event.at for event in log.events() if event.kind == "end" and event.at > dead]
+    return f"{log.verdict(numbers)}; all done {max(again) - dead:.1f} s after the last kill"
+
+
+async def terms(bench: Bench) -> str:
+    """b: SIGTERM in the middle of 600 tasks of 100 ms, then another worker."""
+    log, client = Log(bench.folder), bench.client()
+    numbers = range(600)
+    for number in numbers:
+        await client.send(number, 0.1)
+    with worker(bench.system, bench.url, bench.folder) as first:
+        await until(lambda: len(log.count("start")) >= 300, 60)
+        told = time.monotonic()
+        first.send(signal.SIGTERM)
+        await until(lambda: not first.alive, 60)
+        took, code = time.monotonic() - told, first.process.poll()
+    cut = len(log.count("start")) - len(log.count("end"))
+    with worker(bench.system, bench.url, bench.folder):
+        await until(lambda: log.finished(numbers), 60)
+    await client.close()
+    return f"exit code {code} after {took:.1f} s, {cut} tasks cut; {log.verdict(numbers)}"
+
+
+class Stream:
+    """Sends a task every 10 ms, whatever happens; counts refusals and remembers the longest call."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.confirmed: list[int] = []
+        self.refused = 0
+        self.longest = 0.0
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                await self._client.send(number, 0.005)
+                self.confirmed.append(number)
+            except Exception:  # noqa: BLE001 - each system has its own errors
+                self.refused += 1
+            self.longest = max(self.longest, time.monotonic() - began)
+            number += 1
+            await asyncio.sleep(0.01)
+
+    async def end(self) -> str:
+        self._stop.set()
+        await self._task
+        return f"{self.refused} refused, longest call {self.longest:.1f} s"
+
+
+async def restarts(bench: Bench) -> str:
+    """c: the broker is killed and comes back after 2 s while a client sends and a worker works; appendfsync always."""
+    log, client = Log(bench.folder), bench.client()
+    with worker(bench.system, bench.url, bench.folder) as running:
+        await until(lambda: running.ready, 30)
+        stream = Stream(client)
+        await asyncio.sleep(2)
+        bench.redis.kill()
+        await asyncio.sleep(2)
+        await asyncio.to_thread(bench.redis.start)
+        back = time.time()
+        recovery = await recovered(log, back)
+        await asyncio.sleep(2)
+        said = await stream.end()
+        end = await finish(bench, log, stream.confirmed, running, 30)
+    await client.close()
+    return f"{log.verdict(stream.confirmed)}; {said}; {recovery}; {end}"
+
+
+async def recovered(log: Log, back: float, within: float = 30) -> str:
+    found = await until(lambda: any(e.kind == "start" and e.at > back for e in log.events()), within)
+    return f"worker works again after {found:.1f} s" if found is not None else f"no work within {within:g} s"
+
+
+async def broken_network(bench: Bench, breakage: Callable[[Proxy], Awaitable[None]]) -> str:
+    log, client = Log(bench.folder), bench.client()
+    async with proxy(bench.redis.port) as network:
+        with worker(bench.system, f"redis://127.0.0.1:{network.port}/0", bench.folder) as running:
+            await until(lambda: running.ready, 30)
+            stream = Stream(client)
+            await asyncio.sleep(2)
+            await breakage(network)
+            recovery = await recovered(log, time.time())
+            await asyncio.sleep(1)
+            await stream.end()
+            end = await finish(bench, log, stream.confirmed, running, 40)
+    await client.close()
+    return f"{recovery}; {log.verdict(stream.confirmed)}; {end}"
+
+
+async def resets(bench: Bench) -> str:
+    """d: the worker's connections are reset five times, a second apart."""
+
+    async def cut(network: Proxy) -> None:
+        for _ in range(5):
+            network.cut()
+            await asyncio.sleep(1)
+
+    return await broken_network(bench, cut)
+
+
+async def black_hole(bench: Bench) -> str:
+    """d: for 15 s nothing passes between the worker and the broker, and nobody is told."""
+
+    async def swallow(network: Proxy) -> None:
+        network.flow.clear()
+        await asyncio.sleep(15)
+        network.flow.set()
+
+    return await broken_network(bench, swallow)
+
+
+async def latency(bench: Bench) -> str:
+    """d: 100 ms more for each round trip; 500 tasks of 50 ms."""
+    rates = []
+    numbers = range(500)
+    for delay in (0.0, 0.05):
+        log, client = Log(bench.folder), bench.client()
+        log.path.unlink(missing_ok=True)
+        for number in numbers:
+            await client.send(number, 0.05)
+        async with proxy(bench.redis.port) as network:
+            network.delay = delay
+            with worker(bench.system, f"redis://127.0.0.1:{network.port}/0", bench.folder):
+                await until(partial(log.finished, numbers), 90)
+        times = [event.at for event in log.events()]
+        rates.append(len(numbers) / (max(times) - min(times)))
+        await client.close()
+    return f"{rates[0]:.0f} tasks/s without, {rates[1]:.0f} with ({rates[1] / rates[0]:.0%})"
+
+
+def decided(log: Log, numbers: Collection[int], running: Worker) -> bool:
+    return log.finished(numbers) or not running.alive
+
+
+async def finish(bench: Bench, log: Log, numbers: Collection[int], running: Worker, within: float) -> str:
+    """Wait until all is done; a worker that has ended is started once more, as a supervisor would."""
+    await until(partial(decided, log, numbers, running), within)
+    if running.alive:
+        return "the worker lived"
+    with worker(bench.system, bench.url, bench.folder):
+        await until(lambda: log.finished(numbers), within)
+    return "the worker ended, and was started again"
+
+
+async def poison(bench: Bench) -> str:
+    """e: 28 entries no worker can run, put straight into the list, one good task after each."""
+    log, client = Log(bench.folder), bench.client()
+    await client.send(-1)
+    with bench.redis.client() as redis:
+        bad = entries(cast("bytes", redis.rpop("celery")))
+        for number, entry in enumerate(bad):
+            redis.lpush("celery", entry)
+            await client.send(number)
+        numbers = range(len(bad))
+        deaths, deadline = -1, time.monotonic() + 90
+        while time.monotonic() < deadline and not log.finished(numbers):
+            deaths += 1
+            with worker(bench.system, bench.url, bench.folder) as running:
+                await until(partial(decided, log, numbers, running), deadline - time.monotonic())
+        left, dead = redis.llen("celery"), redis.hlen("taskq:dead")
+    await client.close()
+    done = len(set(log.count("end")) & set(numbers))
+    return f"{len(bad)} entries: {done} of {len(bad)} good tasks done, worker ended {deaths} times, {left} left in the list, {dead} in the dead letters"
+
+
+async def delayed(bench: Bench) -> str:
+    """f: 10,000 tasks due in 40 s, eight times the visibility timeout or lease."""
+    log, client = Log(bench.folder), bench.client()
+    numbers = range(10_000)
+    with worker(bench.system, bench.url, bench.folder) as running:
+        await until(lambda: running.ready, 30)
+        before, eta = running.megabytes, time.time() + 40
+        for number in numbers:
+            await client.send(number, eta=eta)
+        sent = eta - time.time()
+        await until(lambda: time.time() > eta - 1, 60)
+        grown = running.megabytes - before
+        await until(lambda: log.finished(numbers), 120)
+    await client.close()
+    late = sorted(event.at - eta for event in log.events() if event.kind == "start")
+    early = sum(one < 0 for one in late)
+    return (
+        f"{log.verdict(numbers)}; {early} early, p50 {late[len(late) // 2]:.1f} s late, p99"
+        f" {late[len(late) * 99 // 100]:.1f} s; memory +{grown:.0f} MB; all sent {sent:.0f} s before"
+    )
+
+
+async def paused(bench: Bench) -> str:
+    """h: SIGSTOP of a worker that holds 20 tasks of 2 s, for three leases; another worker is there."""
+    log, client = Log(bench.folder), bench.client()
+    numbers = range(20)
+    with worker(bench.system, bench.url, bench.folder) as first:
+        await until(lambda: first.ready, 30)
+        ids = [await client.send(number, 2.0) for number in numbers]
+        await until(lambda: len(log.count("start")) == len(numbers), 30)
+        first.send(signal.SIGSTOP)
+        stopped = time.time()
+        with worker(bench.system, bench.url, bench.folder) as second:
+            await until(lambda: time.time() > stopped + 3 * LEASE, 60)
+            first.send(signal.SIGCONT)
+            await until(lambda: log.finished(numbers), 60)
+            await asyncio.sleep(3)
+            stored = [await client.result(task_id) for task_id in ids]
+            alive = first.alive and second.alive
+    await client.close()
+    taken = [e.at - stopped for e in log.events() if e.kind == "start" and e.pid == second.process.pid]
+    stale = sum(pid == first.process.pid for pid in stored) if taken else 0
+    span = f"{min(taken):.1f} to {max(taken):.1f} s" if taken else "never"
+    return f"{len(taken)} tasks taken over after {span}; {stale} results of the paused worker stored; {log.verdict(numbers)}; both alive: {alive}"
+
+
+async def full(bench: Bench) -> str:
+    """j: Redis is full (OOM) for 10 s while a worker holds 20 tasks of 2 s and 40 wait."""
+    log, client = Log(bench.folder), bench.client()
+    numbers = range(60)
+    with worker(bench.system, bench.url, bench.folder) as running, bench.redis.client() as redis:
+        await until(lambda: running.ready, 30)
+        for number in numbers:
+            await client.send(number, 2.0)
+        await until(lambda: len(log.count("start")) >= 20, 30)
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("maxmemory", 1)
+        began = time.monotonic()
+        try:
+            await asyncio.wait_for(client.send(1000), 30)
+            said = "was accepted"
+        except Exception as error:  # noqa: BLE001 - each system has its own errors
+            said = f"{type(error).__name__} after {time.monotonic() - began:.1f} s"
+        await asyncio.sleep(max(0.0, began + 10 - time.monotonic()))
+        during = len(log.count("end"))
+        redis.config_set("maxmemory", 0)
+        rest = await until(lambda: log.finished(numbers), 60)
+        alive = running.alive
+    await client.close()
+    end = f"all done {rest:.1f} s after" if rest is not None else "not all done 60 s after"
+    return (
+        f"client: {said}; {during} finished meanwhile, {end}; {log.verdict(numbers)}; worker alive: {alive}"
+    )
+
+
+TRIALS: dict[str, Trial] = {
+    "a": kills,
+    "b": terms,
+    "c": restarts,
+    "d1": resets,
+    "d2": black_hole,
+    "d3": latency,
+    "e": poison,
+    "f": delayed,
+    "h": paused,
+    "j": full,
+}
+#: Those that need no server.
+ANYWHERE = ("a", "b", "f", "h")
