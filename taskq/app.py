@@ -23,7 +23,7 @@ from taskq.message import Message
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.protocol import encode
-from taskq.publisher import Publisher, publish_with_retry
+from taskq.publisher import Publisher, publish_with_retry, retry_policy
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult, result_from_tuple
 from taskq.routing import Router
@@ -305,12 +305,7 @@ class TaskQ:
         if signals.before_task_publish.receivers:
             await _announce(signals.before_task_publish, messages)
         publisher: Publisher = options.get("publisher") or options.get("producer") or connection.publisher
-        retry = options.get("retry")
-        policy = None
-        if self.conf.task_publish_retry if retry is None else retry:
-            policy = self.conf.task_publish_retry_policy
-            if own := options.get("retry_policy"):
-                policy = {**policy, **own}
+        policy = retry_policy(options, self.conf)
 
         remaining = list(messages)
 

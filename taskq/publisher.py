@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from taskq.broker import Broker
 from taskq.errors import EncodeError, OperationalError, PublishErrors
 from taskq.message import Message
 from taskq.options import RetryPolicy
+from taskq.settings import Settings
 from taskq.urls import mask
 
 #: The most messages given to the broker at once: keeps a huge group from holding the loop for long.
@@ -98,6 +100,14 @@ def _raise_failures(outcomes: Sequence[BaseException | None]) -> None:
         raise refused[0]
     if refused:
         raise PublishErrors(refused)
+
+
+def retry_policy(options: Mapping[str, Any], conf: Settings) -> Mapping[str, Any] | None:
+    """What the options of a call and the settings say about trying again; None: one try."""
+    retry, own = options.get("retry"), options.get("retry_policy")
+    if not (conf.task_publish_retry if retry is None else retry):
+        return None
+    return {**conf.task_publish_retry_policy, **own} if own else conf.task_publish_retry_policy
 
 
 async def publish_with_retry(
