@@ -17,7 +17,7 @@ def rabbitmqctl(*arguments: str) -> str:
     """Run rabbitmqctl, and return what it prints."""
     assert CONTROL is not None
     done = subprocess.run(
-        [CONTROL, "--quiet", *arguments], check=True, capture_output=True, text=True, timeout=60
+        [CONTROL, "--quiet", *arguments], check=True, capture_output=True, text=True, timeout=180
     )
     return done.stdout
 

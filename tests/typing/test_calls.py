@@ -3,7 +3,7 @@
 from collections.abc import Coroutine
 from typing import Any, assert_type
 
-from taskq import AsyncResult, GroupResult, Signature, Task, TaskQ, group, shared_task
+from taskq import AsyncResult, GroupResult, Signature, Task, TaskQ, group, registry, shared_task
 from taskq.sync import SyncResult
 
 app = TaskQ("typing", broker="memory://typing")
@@ -32,6 +32,9 @@ def named(flag: bool) -> None:  # noqa: FBT001 - a task's parameter
 @shared_task
 async def shared(x: int) -> list[int]:
     return [x]
+
+
+del registry.shared[shared.name]  # other tests have the process's registry to themselves
 
 
 async def calls() -> None:
