@@ -91,6 +91,9 @@ class AmqpBroker:
             raise self._publishing.error(error) from error
         return declared.message_count or 0
 
+    async def ready(self, queue: str) -> int:
+        return await self.size(queue)
+
     async def purge(self, queue: str) -> int:
         """Remove the messages that are ready; those in the delays arrive later."""
         try:

@@ -126,6 +126,10 @@ class Hub:
         with self._lock:
             return len(self._lines[queue]) + sum(entry.queue == queue for _, _, entry in self._parked)
 
+    def ready(self, queue: str) -> int:
+        with self._lock:
+            return len(self._lines[queue])
+
     def purge(self, queue: str) -> int:
         with self._lock:
             kept = sorted(item for item in self._parked if item[2].queue != queue)
@@ -336,6 +340,9 @@ class MemoryBroker:
 
     async def size(self, queue: str) -> int:
         return self._hub.size(queue)
+
+    async def ready(self, queue: str) -> int:
+        return self._hub.ready(queue)
 
     async def purge(self, queue: str) -> int:
         return self._hub.purge(queue)

@@ -90,6 +90,11 @@ class RedisBroker:
         futures = session.send(*commands, ("ZCARD", self._layout.own(f"parked:{queue}")))
         return sum([session.checked(await future) for future in futures])
 
+    async def ready(self, queue: str) -> int:
+        session = await self._link.session()
+        futures = session.send(*[("LLEN", key) for key, _, _ in self._layout.lists([queue])])
+        return sum([session.checked(await future) for future in futures])
+
     async def purge(self, queue: str) -> int:
         lists = [key for key, _, _ in self._layout.lists([queue])]
         keys = (*self._layout.custody[:2], self._layout.own("parked"), *lists)

@@ -257,6 +257,9 @@ class SqliteBroker:
     async def size(self, queue: str) -> int:
         return await self._file.run(queues_sql.size, queue, mode=READ)
 
+    async def ready(self, queue: str) -> int:
+        return await self._file.run(queues_sql.ready, queue, mode=READ)
+
     async def purge(self, queue: str) -> int:
         return await self._file.run(queues_sql.purge, queue)
 

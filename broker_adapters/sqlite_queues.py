@@ -295,12 +295,16 @@ def next_event(db: sqlite3.Connection, consumer: int, queues: Iterable[str]) -> 
     return max(0.0, float(time) - now())
 
 
+def ready(db: sqlite3.Connection, queue: str) -> int:
+    (count,) = db.execute("SELECT count(*) FROM ready WHERE queue = ?", (queue,)).fetchone()
+    return int(count)
+
+
 def size(db: sqlite3.Connection, queue: str) -> int:
-    (ready,) = db.execute("SELECT count(*) FROM ready WHERE queue = ?", (queue,)).fetchone()
     (delayed,) = db.execute(
         "SELECT count(*) FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?", (queue,)
     ).fetchone()
-    return int(ready + delayed)
+    return ready(db, queue) + int(delayed)
 
 
 def purge(db: sqlite3.Connection, queue: str) -> int:

@@ -92,11 +92,6 @@ class TaskQ:
         """The task of that name, or None."""
         return self._own.get(name) or registry.shared.get(name)
 
-    def task_modules(self) -> list[str]:
-        """The modules that our tasks were made in, apart from taskq's own."""
-        modules = {str(getattr(task, "__module__", "")) for task in self.tasks.values()}
-        return sorted(name for name in modules if not name.startswith("taskq.") and name != "__main__")
-
     @overload
     def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
     @overload

@@ -173,6 +173,10 @@ class Broker(Protocol):
         """How many messages wait in the queue (delayed ones included where they are known)."""
         ...
 
+    async def ready(self, queue: str) -> int:
+        """How many messages of the queue could be received now."""
+        ...
+
     async def purge(self, queue: str) -> int:
         """Remove all waiting messages of a queue; returns how many there were."""
         ...

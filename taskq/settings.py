@@ -161,6 +161,12 @@ class Settings(Layered):
     """A worker holds up to this times `worker_concurrency` messages; 0: no limit."""
     worker_grace: Seconds = 25.0
     """How long running tasks may still take when the worker is told to stop, in seconds; then they go back to their queues."""
+    http_bind: str | None = None
+    """Where a worker answers probes and shows metrics over HTTP: `host:port`, or a port alone on the loopback address; None: nowhere. Process n of `--processes` takes the n-th port from there on."""
+    heartbeat_file: str | None = None
+    """A file whose time of change a worker renews every second while it is alive and consuming, for probes without HTTP. Process n of `--processes` appends `.n`."""
+    health_patience: Seconds = 60.0
+    """After so many seconds of a blocked event loop, or of leaving waiting messages alone while it has room, a worker counts as not alive."""
     eta_horizon: Seconds = 60.0
     """Tasks due within this many seconds wait in the worker, later ones in the broker."""
     worker_eta_task_limit: Count = 10_000

@@ -78,6 +78,7 @@ HOMES: Final[Mapping[str, Sequence[str]]] = {
     "pamqp": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
     "click": ("taskq.cli*",),
     "rich": ("taskq.cli*",),
+    "prometheus_client": ("taskq.worker.exposition",),
     "uvloop": ("taskq.cli*", "taskq.worker*"),
     "celery": (),
     "kombu": (),
@@ -121,6 +122,7 @@ IMPORTS_INSIDE: Final = (
     ("taskq.serializers", "yaml", "an optional extra"),
     ("taskq.compression", "brotli", "an optional extra"),
     ("taskq.compression", "zstandard", "an optional extra"),
+    ("taskq.worker.http", "taskq.worker.exposition*", "needs an optional extra"),
 )
 
 #: Modules that may import by a name found at run time.

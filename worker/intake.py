@@ -1,6 +1,7 @@
 """Receiving: as much as there is room for, judged, and passed on to run now, later, or never."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 
 from taskq.broker import Broker, Consumer
@@ -64,18 +65,26 @@ class Intake:
         self._later: Timers[Job] = Timers()
         self._alarm: asyncio.TimerHandle | None = None
         self._starting: set[asyncio.Task[None]] = set()
+        #: When something was received for the last time (`time.monotonic`).
+        self.received = time.monotonic()
 
     async def run(self) -> None:
         """Receive until the consumer is closed. Back-pressure is arithmetic: ask for what there is room for."""
         while True:
-            room = self.capacity - (len(self._custody) - self._waiting)
+            room = self.room
             if room <= 0:
                 await self._custody.change()
                 continue
             deliveries = await self._consumer.receive(room)
             if not deliveries:
                 return
+            self.received = time.monotonic()
             await self._admit(deliveries)
+
+    @property
+    def room(self) -> int:
+        """How many more may be received now. From any thread."""
+        return self.capacity - (len(self._custody) - self.waiting)
 
     async def _admit(self, deliveries: Sequence[Delivery]) -> None:
         jobs = []
@@ -100,7 +109,7 @@ class Intake:
 
     def _place(self, job: Job) -> float | None:
         """Pass a job on, to run now or later here; where there is no room for it, when it should come again."""
-        has_room = self._waiting < self._later_limit
+        has_room = self.waiting < self._later_limit
         if job.due:
             if not has_room or job.due - self._now() > self._horizon:
                 return job.due
@@ -112,8 +121,8 @@ class Intake:
         return None
 
     @property
-    def _waiting(self) -> int:
-        """How many wait for their eta, or for their turn at a rate limit."""
+    def waiting(self) -> int:
+        """How many wait for their eta, or for their turn at a rate limit. From any thread."""
         return len(self._later) + len(self._throttle)
 
     async def _without_revoked(self, jobs: Sequence[Job]) -> Sequence[Job]:

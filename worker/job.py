@@ -24,8 +24,8 @@ class Job:
     """A delivery, what it asks for and the task that does it.
 
     `due` (Unix seconds) is set while it waits for its eta. `runner` is the asyncio task of its run, `started`
-    (loop time) when that began. `handed_back`: the worker stops and ended the run; `acknowledged`: it was
-    settled before the run (`acks_late=False`). `terminated`: it was ended by remote control, with this signal.
+    (loop time) when that began, `received` when it came in, where that is counted.
+    `handed_back`: the worker stops and ended the run; `acknowledged`: it was settled before the run (`acks_late=False`). `terminated`: it was ended by remote control, with this signal.
     `interruptible` while the task's own code runs, `over` after that; `outside` is its run where that is not on
     the loop.
     """
@@ -43,3 +43,4 @@ class Job:
     interruptible: bool = False
     over: bool = False
     outside: "Run | None" = None
+    received: float = 0.0

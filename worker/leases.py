@@ -27,6 +27,9 @@ class Leases:
         self._renewed = clock()
         self._gone: set[Delivery] = set()
         self.lease = lease
+        #: How often they were renewed, and how many were lost, since the start.
+        self.renewals = 0
+        self.losses = 0
 
     def held(self) -> list[Delivery]:
         """What is to be renewed. May be called from any thread."""
@@ -35,10 +38,17 @@ class Leases:
     def renewed(self, asked: float, lost: Sequence[Delivery]) -> None:
         """All were renewed, as of `asked` (on our clock), but for those that were lost. May come from any thread."""
         self._renewed = max(self._renewed, asked)
+        self.renewals += 1
+        self.losses += len(lost)
         if lost:
             logger.warning("the leases of %d deliveries were lost: other workers have them", len(lost))
             self._gone.update(lost)
             self._custody.tell_lost(lost)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last renewal."""
+        return self._clock() - self._renewed
 
     async def lost(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Which of these are no longer ours; asks the broker only if their lease may have run out."""

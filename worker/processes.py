@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -52,6 +52,12 @@ def where_found(task: Task[Any, Any, Any]) -> tuple[str, str] | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return (module, name) if found is task else None
+
+
+def task_modules(tasks: Iterable[Task[Any, Any, Any]]) -> list[str]:
+    """The modules that tasks were made in and another process can import, apart from taskq's own."""
+    modules = {str(getattr(task, "__module__", "")) for task in tasks}
+    return sorted(name for name in modules if not name.startswith("taskq.") and name != "__main__")
 
 
 class ProcessRun:

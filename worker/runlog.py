@@ -64,6 +64,9 @@ class RunLog:
         detail = f"after {_shown(runtime)}  {error}  back to its queue"
         self._line(logging.ERROR, "lost", job, detail, runtime=round(runtime, 3))
 
+    def dead(self, delivery: Delivery, task_id: str | None, reason: str) -> None:
+        log_dead(delivery, task_id, reason)
+
     def rejected(self, job: Job, reject: Reject) -> None:
         if self.events is not None:
             self.events.rejected(job, requeue=reject.requeue)

@@ -40,7 +40,7 @@ from taskq.worker.outcome import FollowUps, Outcome, Settle
 from taskq.worker.processes import ProcessLost
 from taskq.worker.results import extended, failure_of, is_ignored, stored_state
 from taskq.worker.retries import is_retried, retry_by_itself
-from taskq.worker.runlog import RunLog, log_dead
+from taskq.worker.runlog import RunLog
 
 logger = logging.getLogger("taskq.worker")
 
@@ -150,7 +150,7 @@ class Verdict:
         """
         message, request = refused.delivery.message, refused.request
         task_id = task_id_of(message)
-        log_dead(refused.delivery, task_id, refused.reason)
+        self.log.dead(refused.delivery, task_id, refused.reason)
         outcome = Outcome(refused.delivery, settle=Settle.REJECT, reason=refused.reason)
         if task_id is None:
             return outcome

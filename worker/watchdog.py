@@ -48,6 +48,9 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._alive = time.monotonic()
+        self._asked: float | None = None
+        #: How long the event loop took to answer the last time, in seconds.
+        self.lag = 0.0
         self._told = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="taskq-watchdog", daemon=True)
@@ -96,6 +99,8 @@ class Watchdog:
         blocked = time.monotonic() - self._alive
         if blocked > self._warning:
             self._tell(blocked)
+        if self._asked is None:
+            self._asked = time.monotonic()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._answer)
 
@@ -104,7 +109,15 @@ class Watchdog:
         if self._told:
             logger.warning("the event loop runs again")
         self._alive = time.monotonic()
+        if self._asked is not None:
+            self.lag, self._asked = self._alive - self._asked, None
         self._told = False
+
+    @property
+    def blocked(self) -> float:
+        """Seconds that the event loop has owed an answer. From any thread."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
 
     def _tell(self, blocked: float) -> None:
         job = self._job_of(asyncio.current_task(self._loop))

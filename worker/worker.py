@@ -14,6 +14,7 @@ from taskq.clock import now
 from taskq.errors import OperationalError
 from taskq.events import EventWriter
 from taskq.layers import Source
+from taskq.settings import Settings
 from taskq.store import ResultStore
 from taskq.worker.admission import Admission
 from taskq.worker.completer import Completer
@@ -21,12 +22,15 @@ from taskq.worker.custody import Custody
 from taskq.worker.effects import Effects
 from taskq.worker.events import EventSender
 from taskq.worker.executor import Executor
+from taskq.worker.health import Vitals
 from taskq.worker.hooks import Hooks
 from taskq.worker.intake import Intake
 from taskq.worker.job import Job, Place
 from taskq.worker.leases import Leases
+from taskq.worker.metrics import CountingLog, Metrics
+from taskq.worker.observer import observer_of
 from taskq.worker.panel import Panel
-from taskq.worker.processes import ProcessPool
+from taskq.worker.processes import ProcessPool, task_modules
 from taskq.worker.remote import Remote
 from taskq.worker.revocations import Revocations
 from taskq.worker.revoker import Revoker
@@ -63,6 +67,7 @@ class Worker:
         hostname: the node name, `name@host`.
         grace: seconds that running tasks have when the worker is to stop; default `worker_grace`.
         on_ready: called when it has begun to receive.
+        number: of this process among those of one command, from 1: it has a port and a heartbeat file of its own.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Worker:
         hostname: str | None = None,
         grace: float | None = None,
         on_ready: Callable[[], None] | None = None,
+        number: int = 1,
     ) -> None:
         conf = app.conf
         self.app = app
@@ -84,6 +90,7 @@ class Worker:
         self.pool_processes = conf.worker_pool_processes or available_processors()
         self.hostname = hostname or f"celery@{socket.gethostname()}"
         self.grace = conf.worker_grace if grace is None else grace
+        self.number = number
         self._on_ready = on_ready
         #: After `run`: whether every outcome was stored and everything else given back at once.
         self.clean = True
@@ -140,10 +147,14 @@ class Worker:
         tasks = [intake, stopping, completer]
         parts.watchdog.start()
         parts.remote.start()
+        if parts.observer is not None:
+            parts.observer.start()
         try:
             await signals.worker_ready.send(self)
             if self._on_ready is not None:
                 self._on_ready()
+            if parts.observer is not None:
+                parts.observer.health.ready()
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._drain(parts, intake, completer)
         finally:
@@ -155,6 +166,8 @@ class Worker:
             parts.threads.close()
             await parts.processes.close()
             await parts.watchdog.stop()
+            if parts.observer is not None:
+                await parts.observer.stop()
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -164,6 +177,8 @@ class Worker:
     ) -> None:
         """Take no more, give back what has not begun, let the rest finish within the grace period."""
         await signals.worker_shutting_down.send(self)
+        if parts.observer is not None:
+            parts.observer.health.stopping()
         intake.cancel()
         await asyncio.wait([intake])
         parts.intake.close()
@@ -219,53 +234,85 @@ class _Parts:
     def __init__(self, worker: Worker, broker: Broker, store: ResultStore, consumer: Consumer) -> None:
         loop = asyncio.get_running_loop()
         app, conf = worker.app, worker.app.conf
-        custody, revocations = Custody(), Revocations()
-        log = RunLog(clock=loop.time)
+        self.revocations = Revocations()
+        log = self._log(conf)
         self.consumer = consumer
-        self.leases = Leases(consumer, custody, lease=conf.lease_seconds, clock=loop.time)
-        self.completer = Completer(broker, store, consumer, settled=custody.release, lost=self.leases.lost)
+        self.custody = Custody()
+        self.leases = Leases(consumer, self.custody, lease=conf.lease_seconds, clock=loop.time)
+        self.renewed = self.leases if broker.features.leases else None
+        self.completer = Completer(
+            broker, store, consumer, settled=self.custody.release, lost=self.leases.lost
+        )
         self.threads = ThreadPool(worker.threads, loop)
         self.processes = _process_pool(worker)
         effects = Effects(
             self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
         )
         verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
-        executor = Executor(
-            app, self.threads, self.processes, effects, verdict, hostname=worker.hostname, now=now
-        )
-        self.runner = Runner(
-            executor,
-            consumer,
-            self.completer.put,
-            concurrency=worker.concurrency,
-            slots={Place.THREAD: worker.threads, Place.PROCESS: worker.pool_processes},
-        )
-        self.watchdog = _watchdog(worker, self.leases if broker.features.leases else None, self.runner)
+        self.runner = self._runner(worker, effects, verdict)
+        self.watchdog = _watchdog(worker, self.renewed, self.runner)
         self.throttle = Throttle(
             self.runner.add, conf.task_default_rate_limit, enabled=not conf.worker_disable_rate_limits
         )
-        self.intake = self._intake(worker, broker, verdict, custody, revocations)
-        put = self.completer.put
-        revoker = Revoker(broker, custody, self.intake, self.runner, verdict, known=revocations, put=put)
+        self.intake = self._intake(worker, broker, verdict)
+        revoker = Revoker(
+            broker,
+            self.custody,
+            self.intake,
+            self.runner,
+            verdict,
+            known=self.revocations,
+            put=self.completer.put,
+        )
         self.remote = self._remote(worker, broker, revoker, log)
+        self.observer = observer_of(app, lambda: self._vitals(worker), worker.number)
 
-    def _intake(
-        self, worker: Worker, broker: Broker, verdict: Verdict, custody: Custody, revocations: Revocations
-    ) -> Intake:
+    def _intake(self, worker: Worker, broker: Broker, verdict: Verdict) -> Intake:
         return Intake(
             broker,
             self.consumer,
             Admission(worker.app, now),
             verdict,
             self.throttle,
-            custody,
-            revocations=revocations,
+            self.custody,
+            revocations=self.revocations,
             put=self.completer.put,
             capacity=worker.capacity,
             horizon=worker.app.conf.eta_horizon,
             later=worker.later(broker),
             now=now,
             log=verdict.log,
+        )
+
+    def _log(self, conf: Settings) -> RunLog:
+        """Events of tasks are counted only where somebody may ask for them."""
+        clock = asyncio.get_running_loop().time
+        self.metrics = Metrics()
+        return RunLog(clock=clock) if conf.http_bind is None else CountingLog(self.metrics, clock=clock)
+
+    def _runner(self, worker: Worker, effects: Effects, verdict: Verdict) -> Runner:
+        executor = Executor(
+            worker.app, self.threads, self.processes, effects, verdict, hostname=worker.hostname, now=now
+        )
+        return Runner(
+            executor,
+            self.consumer,
+            self.completer.put,
+            concurrency=worker.concurrency,
+            slots={Place.THREAD: worker.threads, Place.PROCESS: worker.pool_processes},
+        )
+
+    def _vitals(self, worker: Worker) -> Vitals:
+        return Vitals(
+            worker.hostname,
+            lambda: worker.queues,
+            self.intake,
+            self.runner,
+            self.custody,
+            self.watchdog,
+            self.renewed,
+            self.metrics,
+            asyncio.get_running_loop().time,
         )
 
     def _remote(self, worker: Worker, broker: Broker, revoker: Revoker, log: RunLog) -> Remote:
@@ -294,7 +341,7 @@ def _process_pool(worker: Worker) -> ProcessPool:
     conf = worker.app.conf
     return ProcessPool(
         worker.pool_processes,
-        modules=worker.app.task_modules,
+        modules=lambda: task_modules(worker.app.tasks.values()),
         settings=conf.set_by(Source.COMMAND_LINE),
         max_tasks=conf.worker_max_tasks_per_child,
         max_memory=conf.worker_max_memory_per_child,

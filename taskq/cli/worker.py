@@ -46,6 +46,10 @@ Signals:
 """
 
 
+#: Options that are settings of other names than `worker_<option>`.
+_SETTINGS = {"http": "http_bind", "heartbeat_file": "heartbeat_file"}
+
+
 def _processes(text: str) -> int:
     if text == "auto":
         return available_processors()
@@ -92,13 +96,24 @@ def _processes(text: str) -> int:
     metavar="N|auto",
     help="worker processes, each with all of the above; auto: one per processor (1)",
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="answer probes and show metrics there: /live /ready /metrics /status",
+)
+@click.option(
+    "--heartbeat-file",
+    type=click.Path(dir_okay=False),
+    metavar="PATH",
+    help="touched every second while alive",
+)
 def worker(
     queues: list[str] | None,
     hostname: str | None,
     loglevel: str,
     log_format: LogFormat,
     processes: int,
-    **numbers: Any,
+    **options: Any,
 ) -> int:
     """Run the tasks of an app until told to stop.
 
@@ -109,7 +124,7 @@ def worker(
         return Supervisor(_child_command, processes).run()
     state = get_state()
     found = named_app(state)
-    _override(found.app, numbers)
+    _override(found.app, options)
     node = node_name(hostname, socket.gethostname(), os.environ.get(PROCESS_NUMBER))
     _spare_the_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -133,11 +148,15 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-def _override(app: TaskQ, numbers: dict[str, Any]) -> None:
+def _override(app: TaskQ, options: dict[str, Any]) -> None:
     """Options that are settings become settings, so that the whole program sees them."""
-    for option, value in numbers.items():
+    for option, value in options.items():
         if value is not None:
-            app.conf.set_from({f"worker_{option}": value}, Source.COMMAND_LINE, f"option --{option}")
+            app.conf.set_from(
+                {_SETTINGS.get(option, f"worker_{option}"): value},
+                Source.COMMAND_LINE,
+                f"option --{option.replace('_', '-')}",
+            )
 
 
 async def _work(
@@ -150,8 +169,11 @@ async def _work(
         )
     else:
         setup_logging(level, log_format, worker=node, colour=colour)
+    number = int(os.environ.get(PROCESS_NUMBER, "1"))
     banner = Banner(node, sys.stderr, log_format, colour)
-    process = WorkerProcess(Worker(found.app, queues=queues, hostname=node, on_ready=banner.ready))
+    process = WorkerProcess(
+        Worker(found.app, queues=queues, hostname=node, on_ready=banner.ready, number=number)
+    )
     if not quiet:
         banner.show(process.worker, found)
     code = await process.run()

@@ -258,6 +258,7 @@ async def test_park_keeps_a_message_until_its_time(
     await consumer.park([(held[0], until)])
     await consumer.settle(ack=held[1:])
     assert await broker.size(queue) == int(site.counts_delayed)
+    assert await broker.ready(queue) == 0
     (again,) = await take(consumer, 1, within=5)
     assert until <= time() < until + 2.0
     assert again.message.headers["n"] == 0
@@ -630,7 +631,7 @@ async def test_size_counts_what_waits(connect: ConnectBroker, queue: str, other:
     assert await broker.size(queue) == 5
     consumer = await broker.consume([queue], prefetch=2)
     held = await take(consumer, 2)
-    assert await broker.size(queue) == 3
+    assert await broker.size(queue) == await broker.ready(queue) == 3
     await consumer.settle(requeue=held)
     await consumer.close()
     assert await broker.size(queue) == 5
