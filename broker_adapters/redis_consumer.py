@@ -78,6 +78,7 @@ class RedisConsumer:
         # Celery gives a claim back when its index score is visibility_timeout old: never before our lease ends.
         self._ahead = ahead(lease, layout)
         self._number = 0
+        self._expiries: list[tuple[str, str, int]] = []
         self._asked: Asked | None = None
         self._unsure: Asked | None = None
         self._held: dict[str, Claim] = {}
@@ -96,6 +97,7 @@ class RedisConsumer:
         self._fanout = Fanout(self._layout, fanouts, self._add)
         plain = [queue.name for queue in declared if queue not in fanouts]
         self._sources = Sources(self._layout, plain, self._name)
+        self._expiries = self._layout.expiries(declared)
         await self._fanout.subscribe(await self._link.session())
         self._news.set()
 
@@ -178,6 +180,8 @@ class RedisConsumer:
             commands.append(("EXISTS", *keys))
         self._news.clear()
         asked = Asked(sources, self._number, room, tuple(session.send(*commands)))
+        if self._expiries:
+            session.send(*self._expiries)
         self._number += room
         return asked
 

@@ -53,6 +53,15 @@ class Layout:
         queues = list(queues)
         return [(self.key(queue, step), queue, step) for step in self.steps for queue in queues]
 
+    def expiries(self, queues: Iterable[Queue]) -> list[tuple[str, str, int]]:
+        """The commands that keep the lists of queues declared with `x-expires` for that long from now (2.1)."""
+        return [
+            ("PEXPIRE", self.key(queue.name, step), int(queue.arguments["x-expires"]))
+            for queue in queues
+            if "x-expires" in queue.arguments
+            for step in self.steps
+        ]
+
     def bindings(self, exchange: str) -> tuple[str, str]:
         """The sets that tell which queues an exchange feeds; the second keeps kombu 5.7 from sweeping the first."""
         return f"{self.prefix}_kombu.binding.{exchange}", f"{self.prefix}_kombu.binding_permanent.{exchange}"

@@ -99,12 +99,18 @@ class RedisPublisher:
             plain = await self._push_named(pushes, failures, messages)
         for piece in _pieces(plain):
             await self._push(piece, failures, messages)
+        self._keep_lists({message.routing_key for message in messages})
         if self._durability is not None:
             await self._make_sure(
                 self._durability, [message for at, message in enumerate(messages) if at not in failures]
             )
         if failures:
             raise PublishErrors(failures) if len(messages) > 1 else failures[0]
+
+    def _keep_lists(self, names: Iterable[str]) -> None:
+        expiries = self._layout.expiries(map(self._queue, names))
+        if expiries and (session := self._link.live) is not None:
+            session.send(*expiries)
 
     # -- where to
 

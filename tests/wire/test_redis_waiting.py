@@ -33,6 +33,8 @@ async def opened(url: str) -> RedisBroker:
 
 
 def declared(name: str) -> Queue:
+    if name == "short":
+        return Queue(name, arguments={"x-expires": 60_000})
     return Queue(name, exchange_type="fanout") if name == "shout" else Queue(name)
 
 
@@ -107,3 +109,17 @@ async def test_a_rejected_fanout_message_goes_to_the_dead_letters(broker: RedisB
     assert letter.message is not None
     assert letter.message.headers["id"] == "x"
     assert [one.id for one in await broker.exhume([letter.id])] == [letter.id]
+
+
+async def test_lists_of_expiring_queues_are_kept_for_as_long_as_they_are_used(
+    server: RedisServer, broker: RedisBroker
+) -> None:
+    await broker.publish([message("short"), message("short", 6), message("a")])
+    with server.client() as client:
+        urgent = "short\x06\x166"
+        assert [0 < client.pttl(key) <= 60_000 for key in ("short", urgent)] == [True, True]
+        assert client.pttl("a") == -1
+        client.persist(urgent)
+        consumer = await broker.consume(["short"], prefetch=1)
+        await one(consumer)
+        await eventually(lambda: 0 < client.pttl(urgent) <= 60_000)
