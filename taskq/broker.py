@@ -74,14 +74,14 @@ class BrokerConfig:
     seconds (None = for ever; RabbitMQ keeps them until they are purged).
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password, as may the options and `ssl`
     lease: float = 30.0
     queue: Callable[[str], Queue] = Queue
     queues: Callable[[], Iterable[Queue]] = tuple
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 4.0
     heartbeat: float = 15.0
-    ssl: Mapping[str, Any] | None = None
+    ssl: Mapping[str, Any] | None = field(default=None, repr=False)
     name: str = "taskq"
     dead_retention: float | None = 604_800.0
 

@@ -103,12 +103,12 @@ class StoreConfig:
     may be decoded; `options` are `result_backend_transport_options`; `timeout` bounds connecting, in seconds.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password, as may the options and `ssl`
     expires: float | None = 86400.0
     serializer: Serializer = field(default_factory=lambda: get_serializer("json"))
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 4.0
-    ssl: Mapping[str, Any] | None = None
+    ssl: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 class ResultStore(Protocol):
