@@ -42,6 +42,25 @@ def app_or_settings(state: State) -> TaskQ:
     return app
 
 
+def app_to_reach(state: State) -> TaskQ:
+    """For commands to running workers: settings that name a broker are enough, and tasks are not imported.
+
+    Raises:
+        ConfigError: an app is named and cannot be had.
+    """
+    _change_folder(state)
+    app = TaskQ("taskq")
+    _apply(app, state)
+    if state.app is None and app.conf.source_of("broker_url") != "default":
+        return app
+    try:
+        app = find_app(state.app).app
+    except NoAppNamed:
+        return app
+    _apply(app, state)
+    return app
+
+
 def connected(app: TaskQ, work: Callable[[TaskQ], Awaitable[T]]) -> T:
     """Run a coroutine function with the app, and close the connections it opened."""
 
@@ -63,6 +82,11 @@ def _change_folder(state: State) -> None:
 
 
 def _prepare(app: TaskQ, state: State) -> None:
+    _apply(app, state)
+    import_modules([*app.conf.imports, *app.conf.include])
+
+
+def _apply(app: TaskQ, state: State) -> None:
     """The settings of the command line are the strongest; those of --config as strong as `config_from_object`."""
     if state.config is not None:
         put_first_on_path(Path.cwd())
@@ -73,4 +97,3 @@ def _prepare(app: TaskQ, state: State) -> None:
     ):
         if url is not None:
             app.conf.set_text(name, url, Source.COMMAND_LINE, f"option {option}")
-    import_modules([*app.conf.imports, *app.conf.include])

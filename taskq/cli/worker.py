@@ -69,6 +69,14 @@ def _processes(text: str) -> int:
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="tasks that run at once (100)")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="of these, plain (not async) ones (16)")
 @click.option(
+    "-E",
+    "--task-events",
+    "send_task_events",
+    is_flag=True,
+    default=None,
+    help="send events of tasks, for monitors",
+)
+@click.option(
     "-n", "--hostname", metavar="NAME", help="node name: name@%h; %h host, %n its first part, %d the rest"
 )
 @click.option(
