@@ -1,0 +1,262 @@
+"""Remote control and events between taskq and Celery's own tools: its command, its worker, and Flower."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskq import TaskQ
+from tests.commands import environment, run_taskq, running_taskq
+from tests.polling import eventually
+from tests.rabbit import rabbit_vhost
+from tests.servers import free_port, redis_server
+
+TASKS = """
+import asyncio
+from taskq import TaskQ
+app = TaskQ("proj")
+
+@app.task
+async def add(x, y):
+    return x + y
+
+@app.task
+async def sleep(seconds):
+    await asyncio.sleep(seconds)
+"""
+
+CELERY = """
+from celery import Celery
+import time
+app = Celery("proj", broker={url!r}, backend="rpc://")
+@app.task(name="proj.sleep")
+def sleep(seconds):
+    time.sleep(seconds)
+"""
+
+NODE = "taskq@test"
+
+
+@pytest.fixture
+def url_redis(tmp_path: Path) -> Iterator[str]:
+    with redis_server(tmp_path) as server:
+        yield server.url
+
+
+@pytest.fixture
+def url_amqp(amqp_url: str) -> Iterator[str]:
+    with rabbit_vhost(amqp_url) as url:
+        yield url
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("amqp", marks=pytest.mark.rabbitmq),
+    ]
+)
+def url(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(f"url_{request.param}")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, url: str) -> Path:
+    """With both apps of the same broker in it."""
+    home = tmp_path / "project"
+    home.mkdir()
+    (home / "proj.py").write_text(TASKS)
+    (home / "celeryapp.py").write_text(CELERY.format(url=url))
+    return home
+
+
+def env(url: str, folder: Path) -> dict[str, str]:
+    return {"TASKQ_BROKER_URL": url, "TASKQ_RESULT_BACKEND": f"sqlite:///{folder}/results.db"}
+
+
+def celery(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "celery", "-A", "celeryapp", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def asked(folder: Path, *arguments: str) -> Any:
+    """What our node answers to the real `celery` command."""
+    done = celery(folder, *arguments, "--json", "--timeout", "10", "-d", NODE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    replies = json.loads(done.stdout.strip().splitlines()[-1])
+    if isinstance(replies, list):
+        [replies] = replies
+    return replies[NODE]
+
+
+@contextlib.contextmanager
+def worker(url: str, folder: Path, *arguments: str) -> Iterator[Any]:
+    with running_taskq(
+        "worker", "-A", "proj", "-n", NODE, *arguments, folder=folder, env=env(url, folder)
+    ) as process:
+        process.says("ready.")
+        yield process
+
+
+@pytest.mark.timeout(180)
+async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path) -> None:
+    async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
+        with worker(url, folder) as process:
+            running = await app.send_task("proj.sleep", [60])
+            later = await app.send_task("proj.add", [1, 2], countdown=50)
+            await eventually(lambda: app.control.inspect([NODE]).query_task(running.id))
+            ask = lambda *words: asyncio.to_thread(asked, folder, *words)  # noqa: E731 - short
+            assert await ask("inspect", "ping") == {"ok": "pong"}
+            [active] = await ask("inspect", "active")
+            assert (active["id"], active["name"], active["args"]) == (running.id, "proj.sleep", [60])
+            assert "proj.add" in await ask("inspect", "registered")
+            stats = await ask("inspect", "stats")
+            assert stats["total"]["proj.sleep"] == 1
+            assert await ask("control", "rate_limit", "proj.add", "10/m") == {
+                "ok": "new rate limit set successfully"
+            }
+            assert await ask("control", "add_consumer", "extra") == {"ok": "add consumer extra"}
+            queues = await ask("inspect", "active_queues")
+            assert [queue["name"] for queue in queues] == ["celery", "extra"]
+            assert await (await app.send_task("proj.add", [4, 5], queue="extra")).get(20) == 9
+            assert await ask("control", "terminate", "TERM", running.id) == {"ok": f"terminate: {running.id}"}
+            await eventually(running.ready)
+            assert running.state == "REVOKED"
+            if not url.startswith("amqp"):  # RabbitMQ holds what is not due by itself
+                assert [job["request"]["id"] for job in await ask("inspect", "scheduled")] == [later.id]
+                await ask("control", "revoke", later.id)
+                await eventually(later.ready)
+            status = await asyncio.to_thread(celery, folder, "status", "--timeout", "10", "-d", NODE)
+            assert f"{NODE}: OK" in status.stdout
+            assert "1 node online" in status.stdout
+            await app.control.shutdown(destination=[NODE])
+            assert process.wait(30) == 0, process.output
+
+
+@pytest.fixture
+def celery_worker(folder: Path) -> Iterator[str]:
+    node = "real@test"
+    command = [sys.executable, "-m", "celery", "-A", "celeryapp", "worker", "-n", node, "-P", "solo", "-E"]
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield node
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.timeout(180)
+async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celery_worker: str) -> None:
+    async with TaskQ("proj", broker=url, backend="memory://x") as app:
+        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]), within=60)
+        seen: list[str] = []
+
+        async def listen() -> None:
+            async for event in app.events.receive():
+                seen.append(event["type"])  # noqa: PERF401 - it is looked at meanwhile
+
+        listening = asyncio.create_task(listen())
+        await eventually(lambda: "worker-heartbeat" in seen, within=20)
+        await app.send_task("proj.sleep", [0])
+        await eventually(lambda: "task-succeeded" in seen, within=20)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        inspect = app.control.inspect([celery_worker], timeout=10)
+        registered = await inspect.registered()
+        assert registered is not None
+        assert registered[celery_worker] == ["proj.sleep"]
+        limited = await app.control.rate_limit("proj.sleep", "5/s", [celery_worker], reply=True, timeout=10)
+        assert limited == [{celery_worker: {"ok": "new rate limit set successfully"}}]
+        done = await asyncio.to_thread(
+            run_taskq,
+            "-b", url, "inspect", "stats", "-j", "-d", celery_worker, "-t", "10s",
+            folder=folder.parent,
+        )  # fmt: skip
+        assert json.loads(done.stdout)[celery_worker]["total"] == {"proj.sleep": 1}, done.stderr
+
+
+@pytest.fixture
+def flower(folder: Path) -> Iterator[int]:
+    """Its port."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "celeryapp",
+        "flower",
+        f"--port={port}",
+        "--address=127.0.0.1",
+    ]
+    settings = environment(FLOWER_UNAUTHENTICATED_API="true")
+    process = subprocess.Popen(
+        command, cwd=folder, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.timeout(180)
+async def test_flower_shows_a_taskq_worker_and_its_buttons_work(url: str, folder: Path, flower: int) -> None:
+    port = flower
+    with worker(url, folder, "-E") as process:
+        async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
+
+            async def workers() -> Any:
+                found = await fetch(port, "/api/workers?refresh=1")
+                return found.get(NODE) if isinstance(found, dict) else None
+
+            shown = await eventually(workers, within=60, every=0.5)
+            assert shown["stats"]["pool"]["max-concurrency"] == 100
+            assert "proj.add" in shown["registered"]
+            assert [queue["name"] for queue in shown["active_queues"]] == ["celery"]
+            result = await app.send_task("proj.add", [20, 22])
+            assert await result.get(20) == 42
+
+            async def task() -> Any:
+                found = await fetch(port, "/api/tasks")
+                one = found.get(result.id) if isinstance(found, dict) else None
+                return one if one and one["state"] == "SUCCESS" else None
+
+            told = await eventually(task, within=20, every=0.5)
+            assert (told["name"], told["args"], told["result"]) == ("proj.add", "(20, 22)", "42")
+            assert told["worker"] == NODE
+            assert told["runtime"] >= 0
+            limited = await fetch(port, "/api/task/rate-limit/proj.sleep", workername=NODE, ratelimit="7/m")
+            assert limited == {"message": "new rate limit set successfully"}
+            running = await app.send_task("proj.sleep", [60])
+            await eventually(lambda: app.control.inspect([NODE]).query_task(running.id))
+            assert "message" in await fetch(port, f"/api/task/revoke/{running.id}?terminate=true", post="")
+            await eventually(running.ready)
+            assert running.state == "REVOKED"
+            assert "message" in await fetch(port, f"/api/worker/shutdown/{NODE}", post="")
+            assert process.wait(30) == 0, process.output
+
+
+async def fetch(port: int, path: str, **form: str) -> Any:
+    """Flower's answer as data; None while it does not answer."""
+    data = "&".join(f"{name}={value}" for name, value in form.items()).encode() if form else None
+
+    def get() -> Any:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=15) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    return await asyncio.to_thread(get)
