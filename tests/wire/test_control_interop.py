@@ -114,7 +114,10 @@ async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path
             running = await app.send_task("proj.sleep", [60])
             later = await app.send_task("proj.add", [1, 2], countdown=50)
             await eventually(lambda: app.control.inspect([NODE]).query_task(running.id))
-            ask = lambda *words: asyncio.to_thread(asked, folder, *words)  # noqa: E731 - short
+
+            async def ask(*words: str) -> Any:
+                return await asyncio.to_thread(asked, folder, *words)
+
             assert await ask("inspect", "ping") == {"ok": "pong"}
             [active] = await ask("inspect", "active")
             assert (active["id"], active["name"], active["args"]) == (running.id, "proj.sleep", [60])
