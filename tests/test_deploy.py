@@ -1,0 +1,115 @@
+"""The files of deploy/: their syntax, and that they fit the worker they start."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from taskq.cli.worker import worker
+from taskq.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+UNIT = ROOT / "deploy" / "taskq-worker.service"
+MANIFESTS = ROOT / "deploy" / "kubernetes" / "worker.yaml"
+
+
+@pytest.fixture
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names keep their case
+    parser.read_string(UNIT.read_text())
+    return parser
+
+
+@pytest.fixture
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(MANIFESTS.read_text()))
+
+
+@pytest.fixture
+def container(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = manifests[0]["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def refuse_unknown_options(command: list[str]) -> None:
+    """Its options are ones that the worker has."""
+    known = {option for parameter in worker.params for option in parameter.opts} | {"-A"}
+    given = [word for word in command if word.startswith("-")]
+    assert given
+    assert [word for word in given if word not in known] == []
+    assert CliRunner().invoke(worker, ["--help"]).exit_code == 0
+
+
+def test_the_unit_starts_a_worker_and_waits_longer_than_its_grace(unit: configparser.ConfigParser) -> None:
+    service = unit["Service"]
+    program, verb, *arguments = service["ExecStart"].split()
+    assert (Path(program).name, verb) == ("taskq", "worker")
+    refuse_unknown_options(arguments)
+    assert service["Type"] == "notify"
+    assert float(service["TimeoutStopSec"]) > Settings().worker_grace
+    assert service["KillMode"] == "mixed"
+
+
+def test_systemd_itself_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    local = tmp_path / UNIT.name
+    text = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text())
+    local.write_text(text.replace("User=taskq", "User=root").replace("/srv/proj", "/"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(local)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_manifests_are_a_deployment_and_its_budget(manifests: list[dict[str, Any]]) -> None:
+    assert [item["kind"] for item in manifests] == ["Deployment", "PodDisruptionBudget"]
+    deployment, budget = manifests
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+
+
+def test_the_pod_has_longer_than_the_workers_grace(manifests: list[dict[str, Any]]) -> None:
+    seconds = manifests[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert seconds > Settings().worker_grace
+
+
+def test_the_container_runs_a_worker(container: dict[str, Any]) -> None:
+    program, verb, *arguments = container["command"]
+    assert (program, verb) == ("taskq", "worker")
+    refuse_unknown_options(arguments)
+
+
+def test_probes_ask_where_the_worker_answers(container: dict[str, Any]) -> None:
+    port = next(port["containerPort"] for port in container["ports"] if port["name"] == "http")
+    assert f"0.0.0.0:{port}" in container["command"]
+    paths = {
+        name: container[name]["httpGet"]["path"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert paths == {"startupProbe": "/live", "livenessProbe": "/live", "readinessProbe": "/ready"}
+    assert all(container[name]["httpGet"]["port"] == "http" for name in paths)
+
+
+def test_secrets_are_not_in_the_files(container: dict[str, Any]) -> None:
+    assert all("valueFrom" in variable for variable in container["env"])
+    assert "://" not in "".join(
+        line for line in UNIT.read_text().splitlines() if line.startswith("Environment")
+    )
+
+
+def test_the_manual_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    linked = re.findall(r"\]\(([^)#]+)", text)
+    assert "../deploy/kubernetes/worker.yaml" in linked
+    assert [path for path in linked if not (ROOT / "docs" / path).exists()] == []
