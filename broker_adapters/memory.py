@@ -237,6 +237,8 @@ class MemoryConsumer:
             entries = self._hub.claim(self, min(limit, self._prefetch - len(self.held)))
             if deliveries := [delivery for entry in entries if (delivery := self._open(entry)) is not None]:
                 return deliveries
+            if entries:  # none of them was readable: the next may be
+                continue
             try:
                 async with asyncio.timeout(self._hub.next_event()):
                     await self._news.wait()

@@ -282,7 +282,12 @@ class TaskQ:
         if plan.chords:
             require_chords(self.store_config().url)
         messages = [self.encoded(plain, parent, reply_to) for plain in plan.signatures]
-        return Prepared(messages, result_from_tuple(result_tuple(canvas), self), plan.chords)
+        handle = result_from_tuple(result_tuple(canvas), self)
+        ignored = {message.headers["id"] for message in messages if message.headers["ignore_result"]}
+        if isinstance(handle, GroupResult) and ignored:
+            for leaf in handle.leaves():
+                leaf.ignored = leaf.id in ignored
+        return Prepared(messages, handle, plan.chords)
 
     def encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message:
         """The message of a single task. Raises TypeError or EncodeError."""

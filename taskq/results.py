@@ -181,12 +181,12 @@ class AsyncResult(Generic[R]):
         return self._outcome(propagate)
 
     async def _follow(self, on_message: OnMessage | None, interval: float | None) -> None:
+        if self._seen is not None and self.state in states.READY:  # and on_message wants to hear of it
+            await _tell(on_message, self._seen)
+            return
         async with contextlib.aclosing(self.events(interval=interval)) as events:
             async for event in events:
-                if on_message is not None:
-                    returned = on_message(event.payload())
-                    if inspect.isawaitable(returned):
-                        await returned
+                await _tell(on_message, event)
 
     def _outcome(self, propagate: bool) -> R:  # noqa: FBT001 - passed on from `get`
         value = self.result
@@ -299,6 +299,13 @@ class AsyncResult(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.id} {self.state}>"
+
+
+async def _tell(on_message: OnMessage | None, event: TaskResult) -> None:
+    if on_message is not None:
+        returned = on_message(event.payload())
+        if inspect.isawaitable(returned):
+            await returned
 
 
 async def _with_looks(

@@ -24,8 +24,10 @@ R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: The loop of the worker that runs the current plain task; set by the worker's threads.
-worker_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("taskq_worker_loop", default=None)
+#: The loop of the worker that runs the current plain task, and that worker's process id; set for its threads.
+worker_loop: ContextVar[tuple[asyncio.AbstractEventLoop, int] | None] = ContextVar(
+    "taskq_worker_loop", default=None
+)
 
 
 class _Background:
@@ -33,18 +35,25 @@ class _Background:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loops: list[asyncio.AbstractEventLoop] = []
+        self._running = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="taskq-sync", daemon=True).start()
-            return self._loop
+            if not self._running:
+                self._running = True
+                self._loops.append(asyncio.new_event_loop())
+                threading.Thread(target=self._loops[-1].run_forever, name="taskq-sync", daemon=True).start()
+            return self._loops[-1]
+
+    def after_fork(self) -> None:
+        """In the child: the thread is gone. Its loop is kept, since collecting it would touch the parent's sockets."""
+        self._lock = threading.Lock()
+        self._running = False
 
 
 _background = _Background()
+os.register_at_fork(after_in_child=_background.after_fork)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T], instead: str) -> T:
@@ -56,9 +65,21 @@ def run_sync(coroutine: Coroutine[Any, Any, T], instead: str) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run_coroutine_threadsafe(coroutine, worker_loop.get() or _background.loop()).result()
-    coroutine.close()
-    raise RuntimeError(f"a blocking call inside a running event loop: use `await {instead}` here")
+        future = asyncio.run_coroutine_threadsafe(coroutine, _loop_for_us())
+    else:
+        coroutine.close()
+        raise RuntimeError(f"a blocking call inside a running event loop: use `await {instead}` here")
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # does something only where the wait was interrupted
+
+
+def _loop_for_us() -> asyncio.AbstractEventLoop:
+    worker = worker_loop.get()
+    if worker is not None and worker[1] == os.getpid() and worker[0].is_running():
+        return worker[0]
+    return _background.loop()
 
 
 class SyncResult(Generic[R]):

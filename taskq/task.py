@@ -160,7 +160,7 @@ class Task(Generic[P, R, C]):
             )
         self._app = app
         self.arguments = ArgumentCheck(fun, bound=self.bind, name=name)
-        functools.update_wrapper(cast("Callable[..., Any]", self), fun)
+        functools.update_wrapper(cast("Callable[..., Any]", self), fun, updated=())
 
     @property
     def app(self) -> "TaskQ":
@@ -287,8 +287,11 @@ class Task(Generic[P, R, C]):
 
     @property
     def request(self) -> Request:
-        """The current run; outside a worker one with `called_directly`."""
-        return current.get() or Request(id="", task=self.name, called_directly=True)
+        """The current run of this task; one with `called_directly` where it was called like a function."""
+        request = current.get()
+        if request is None or request.task != self.name:
+            return Request(id="", task=self.name, called_directly=True)
+        return request
 
     def update_state(self, state: str, meta: Any = None) -> "Recorded":
         """Record a state of the current run: callers that follow the task see it, in order.

@@ -53,10 +53,13 @@ class CoroutineRun:
     async def _run(self) -> Any:
         try:
             return await self._steps()
-        except _SoftLimit as error:
-            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
-        except _HardLimit as error:
-            raise TimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task of its own they would end the loop
+            raise RuntimeError(f"the task raised {error!r}") from error
+        except (_SoftLimit, _HardLimit, BaseExceptionGroup) as error:
+            outside = _outside(error)
+            if outside is None:
+                raise
+            raise outside().with_traceback(error.__traceback__) from None
 
     @types.coroutine
     def _steps(self) -> Generator[Any, Any, Any]:
@@ -80,3 +83,10 @@ class CoroutineRun:
                 # In place of the cancellation that brought it, or that what it awaited has swallowed.
                 step, value, self._error = self.coroutine.throw, self._error, None
                 self.done.uncancel()
+
+
+def _outside(error: BaseException) -> type[BaseException] | None:
+    """The limit that an exception stands for, also where a TaskGroup has wrapped it and nothing else."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return next((limit for limit, inside in _INSIDE.items() if isinstance(error, inside)), None)

@@ -18,7 +18,7 @@ from taskq.worker.limits import Limits, Run
 from taskq.worker.outcome import Outcome
 from taskq.worker.processes import ProcessLost, ProcessPool
 from taskq.worker.results import stored_state
-from taskq.worker.threads import ThreadPool, thread_context
+from taskq.worker.threads import ThreadPool
 from taskq.worker.verdict import EXPIRED, TERMINATED, Verdict
 
 
@@ -123,4 +123,4 @@ class Executor:
         if job.place is Place.PROCESS:
             return await self._processes.start(request, task)
         call = functools.partial(task.run, *request.args, **request.kwargs)
-        return self._threads.submit(call, thread_context())
+        return self._threads.submit(call)

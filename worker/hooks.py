@@ -10,7 +10,7 @@ from taskq import signals, states
 from taskq.signals import Signal
 from taskq.task import Task
 from taskq.worker.job import Job
-from taskq.worker.threads import ThreadPool, thread_context
+from taskq.worker.threads import ThreadPool
 
 logger = logging.getLogger("taskq.worker")
 
@@ -68,4 +68,4 @@ class Hooks:
         if task.is_async or inspect.iscoroutinefunction(hook):
             returned = hook(*args)
             return await returned if inspect.isawaitable(returned) else returned
-        return await self._threads.submit(functools.partial(hook, *args), thread_context()).done
+        return await self._threads.submit(functools.partial(hook, *args)).done

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from taskq import signals
 from taskq.broker import Broker, Consumer
 from taskq.errors import OperationalError
 from taskq.message import Delivery
@@ -99,6 +100,8 @@ class Intake:
         parked = []
         for job in await self._without_revoked(jobs):
             self._log.received(job)
+            if signals.task_received.receivers:
+                await signals.task_received.send(job.task, request=job.request)
             until = self._place(job)
             if until is not None:
                 parked.append((job.delivery, until))

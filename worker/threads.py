@@ -7,6 +7,7 @@ empty wakes the loop, the others only add to it.
 import asyncio
 import contextvars
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,13 +15,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from taskq.sync import worker_loop
-
-
-def thread_context() -> contextvars.Context:
-    """The context of the present run, for its function in a thread: blocking calls there use our loop."""
-    context = contextvars.copy_context()
-    context.run(worker_loop.set, asyncio.get_running_loop())
-    return context
 
 
 class ThreadRun:
@@ -80,6 +74,7 @@ class ThreadPool:
 
     def __init__(self, size: int, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._home = (loop, os.getpid())
         self._size = size
         self._calls: SimpleQueue[ThreadRun | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -87,8 +82,10 @@ class ThreadPool:
         self._threads = 0
         self._busy = 0
 
-    def submit(self, fun: Callable[[], Any], context: contextvars.Context) -> ThreadRun:
-        """Have a function called in a thread, inside the context."""
+    def submit(self, fun: Callable[[], Any]) -> ThreadRun:
+        """Have a function called in a thread, in the present context; blocking calls there use our loop."""
+        context = contextvars.copy_context()
+        context.run(worker_loop.set, self._home)
         run = ThreadRun(fun, context, self)
         self._busy += 1
         if self._busy > self._threads and self._threads < self._size:

@@ -1,5 +1,6 @@
 """What a run came to: from a value or an exception to an outcome."""
 
+import functools
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from taskq.app import TaskQ
 from taskq.errors import (
     ChordError,
     Ignore,
+    NotRegistered,
     Reject,
     Replaced,
     Retry,
@@ -152,6 +154,11 @@ class Verdict:
         task_id = task_id_of(message)
         self.log.dead(refused.delivery, task_id, refused.reason)
         outcome = Outcome(refused.delivery, settle=Settle.REJECT, reason=refused.reason)
+        about = {"message": message, "exc": refused.error}
+        if not isinstance(refused.error, NotRegistered):
+            await signals.task_rejected.send(self._app, **about)
+        elif request is not None:
+            await signals.task_unknown.send(self._app, name=request.task, id=request.id, **about)
         if task_id is None:
             return outcome
         failure = failure_of(task_id, refused.error, reply_to=message.reply_to)
@@ -252,7 +259,8 @@ class Verdict:
         for errback in errbacks.here:
             task = self._app.require_task(errback.task)
             try:
-                await self.hooks.call(task, task.run, request, error, text, *errback.args)
+                call = functools.partial(task.run, **errback.kwargs)
+                await self.hooks.call(task, call, request, error, text, *errback.args)
             except Exception:
                 logger.exception("the errback %s of %s[%s] failed", errback.task, request.task, request.id)
 
