@@ -103,7 +103,7 @@ class Log:
         lost = sum(number not in ends for number in confirmed)
         twice = sum(times > 1 for times in starts.values())
         again = sum(times - 1 for times in ends.values())
-        return f"confirmed {len(confirmed)}, lost {lost}, started twice {twice}, finished twice {again}"
+        return f"confirmed {len(confirmed)}, not run {lost}, started twice {twice}, finished twice {again}"
 
     def reached(self, number: int) -> bool:
         """Whether so many tasks have begun."""
