@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from functools import cache
 from pathlib import Path
 
@@ -113,3 +113,13 @@ SERVERS: dict[str, tuple[str, Callable[[], str]]] = {
     "redis": (REDIS_URL, redis_problem),
     "rabbitmq": (AMQP_URL, rabbitmq_problem),
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was captured of broken messages is made writable: it travels between processes as UTF-8."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
+    ]
+    return report

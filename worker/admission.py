@@ -21,6 +21,10 @@ class Refused:
     reason: str
     request: Request | None = None
 
+    def __post_init__(self) -> None:
+        # Text from a broken message may hold half a surrogate pair, which no log or store can write.
+        self.reason = self.reason.encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 class Admission:
     """Judges deliveries for one app."""
