@@ -144,7 +144,7 @@ class AmqpConsumer:
         new = [queue for queue in dict.fromkeys(queues) if queue not in self._tags.values()]
         added = {f"{self._link.config.name}-{n}": queue for n, queue in enumerate(new, len(self._names))}
         for queue in new:
-            await self._topology.queue(queue)
+            await self._declare(queue)
         self._names |= added
         self._tags = {tag: queue for tag, queue in self._tags.items() if tag not in gone} | added
         channel = self._session.channel
@@ -312,7 +312,7 @@ class AmqpConsumer:
 
     async def _attach(self) -> None:
         for queue in self._tags.values():
-            await self._topology.queue(queue)
+            await self._declare(queue)
         session = Session()
 
         def deliver(queue_tag: str, tag: int, redelivered: bool, message: Message) -> None:  # noqa: FBT001 - the protocol's own flag
@@ -327,6 +327,14 @@ class AmqpConsumer:
             await channel.consume(queue, consumer_tag, self._prefetch)
         if channel.closed:
             lost.set()
+
+    async def _declare(self, queue: str) -> None:
+        """With the delays where Celery's clients send through them: it loses what no worker has declared (3.6)."""
+        declared = self._link.config.queue(queue)
+        if declared.arguments.get("x-queue-type") == "quorum" and declared.exchange_type != "direct":
+            await self._topology.delays(queue)
+        else:
+            await self._topology.queue(queue)
 
     async def _keep(self) -> None:
         wait = _FIRST_WAIT

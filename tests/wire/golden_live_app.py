@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from typing import Any
 
 from celery import Celery
@@ -17,6 +18,7 @@ SETTINGS = {
     "task_acks_late": True,
 }
 QUEUES = ("celery", "other", "sink", "q1", "q2")
+QUORUM = {"x-queue-type": "quorum"}
 
 
 def celery_app(broker: str, backend: str) -> Celery:
@@ -24,23 +26,21 @@ def celery_app(broker: str, backend: str) -> Celery:
     named = [KombuQueue(name, Exchange(name), name) for name in QUEUES[:3]]
     direct = KombuQueue("q1", Exchange("ex1", type="direct"), "rk1")
     topic = KombuQueue("q2", Exchange("ex2", type="topic"), "a.#")
-    app.conf.update(SETTINGS, task_queues=[*named, direct, topic], broker_connection_retry_on_startup=True)
+    queues = [*named, direct, topic]
+    if "GOLDEN_QUORUM" in os.environ:
+        queues = [KombuQueue("later", Exchange("later", type="topic"), "later", queue_arguments=QUORUM)]
+    app.conf.update(SETTINGS, task_queues=queues, broker_connection_retry_on_startup=True)
     register(app, shared=False)
     return app
 
 
 def taskq_app(broker: str, backend: str) -> TaskQ:
     app = TaskQ("golden")
-    app.conf.update(
-        SETTINGS,
-        broker_url=broker,
-        result_backend=backend,
-        task_queues=[
-            *(Queue(name, name, "direct", name) for name in QUEUES[:3]),
-            Queue("q1", "ex1", "direct", "rk1"),
-            Queue("q2", "ex2", "topic", "a.#"),
-        ],
-    )
+    named = [Queue(name, name, "direct", name) for name in QUEUES[:3]]
+    queues = [*named, Queue("q1", "ex1", "direct", "rk1"), Queue("q2", "ex2", "topic", "a.#")]
+    if "GOLDEN_QUORUM" in os.environ:
+        queues = [Queue("later", "later", "topic", "later", QUORUM)]
+    app.conf.update(SETTINGS, broker_url=broker, result_backend=backend, task_queues=queues)
     register(app)
     return app
 
@@ -60,6 +60,11 @@ def register(app: Any, **options: Any) -> None:
     @task
     def echo(*args: Any, **kwargs: Any) -> Any:
         return logged("echo", [[str(arg) for arg in args], kwargs])
+
+    @task
+    def nap(number: int, seconds: float) -> int:
+        time.sleep(seconds)
+        return int(logged("nap", number))
 
     @task
     def fail() -> None:

@@ -2,16 +2,10 @@
 
 import asyncio
 import gc
-import json
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,11 +14,9 @@ import pytest
 from kombu.compression import encoders
 
 import taskq
-from tests.commands import running_taskq
-from tests.polling import eventually, eventually_sync
-from tests.rabbit import rabbit_vhost
 from tests.servers import RedisServer, redis_server
-from tests.wire.golden_live_app import QUEUES, celery_app, taskq_app
+from tests.wire.golden_live_app import celery_app, taskq_app
+from tests.wire.peers import Peer, Run, peer_of
 from tests.wire.test_golden_messages import golden
 
 pytestmark = [
@@ -32,10 +24,6 @@ pytestmark = [
     # Celery leaves sockets of its Redis results to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-HERE = Path(__file__).parent
-
-Run = list[Any]
 
 
 class Case(NamedTuple):
@@ -211,85 +199,26 @@ def test_no_golden_call_is_left_out() -> None:
     assert recorded == CASES.keys()
 
 
-class Peer:
-    """A worker of one of the two, and what it ran."""
-
-    def __init__(self, broker: str, backend: str, log: Path) -> None:
-        self.broker, self.backend = broker, backend
-        self._log = log
-        self._seen = 0
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {"GOLDEN_BROKER": self.broker, "GOLDEN_BACKEND": self.backend, "GOLDEN_LOG": str(self._log)}
-
-    def runs(self) -> list[Run]:
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        return [json.loads(line) for line in lines[self._seen :]]
-
-    async def expect(self, runs: Sequence[Run]) -> None:
-        """Wait until exactly these were run since the last time, in any order."""
-
-        def ran() -> bool:
-            return len(self.runs()) >= len(runs)
-
-        await eventually(ran, within=20)
-        present = self.runs()
-        self._seen += len(present)
-        assert sorted(map(json.dumps, present)) == sorted(map(json.dumps, runs))
-
-
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
-@contextmanager
-def peer_of(amqp_url: str, redis: RedisServer, folder: Path) -> Iterator[Peer]:
-    with rabbit_vhost(amqp_url) as vhost:
-        yield Peer(vhost, redis.url, folder / "runs")
-
-
 @pytest.fixture(scope="module")
 def celery_worker(
     amqp_url: str, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Peer]:
-    folder = tmp_path_factory.mktemp("celery")
-    with peer_of(amqp_url, redis, folder) as peer:
-        command = (sys.executable, "-m", "celery", "-A", "golden_live_app", "worker", "-P", "solo")
-        options = ("-l", "INFO", "-Q", ",".join(QUEUES), "--without-gossip", "--without-mingle")
-        output = folder / "output"
-        root = {"C_FORCE_ROOT": "1"}  # Celery takes no pickle from root otherwise
-        with output.open("wb") as stream:
-            process = subprocess.Popen(
-                [*command, *options],
-                cwd=HERE,
-                env=os.environ
-                | peer.env
-                | root
-                | {"GOLDEN_SIDE": "celery", "PYTHONPATH": str(HERE.parent.parent)},
-                stdout=stream,
-                stderr=stream,
-            )
-        try:
-            eventually_sync(lambda: " ready." in output.read_text(), within=40)
-            yield peer
-        finally:
-            process.kill()
-            process.wait()
+    with peer_of(amqp_url, redis.url, tmp_path_factory.mktemp("celery")) as peer, peer.celery():
+        yield peer
 
 
 @pytest.fixture(scope="module")
 def taskq_worker(
     amqp_url: str, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Peer]:
-    with peer_of(amqp_url, redis, tmp_path_factory.mktemp("taskq")) as peer:
-        env = peer.env | {"GOLDEN_SIDE": "taskq"}
-        options = ("-A", "golden_live_app", "-Q", ",".join(QUEUES))
-        with running_taskq("worker", *options, folder=HERE, env=env) as process:
-            process.says("ready.")
-            yield peer
+    with peer_of(amqp_url, redis.url, tmp_path_factory.mktemp("taskq")) as peer, peer.taskq():
+        yield peer
 
 
 def kit(app: Any, library: Any) -> SimpleNamespace:
