@@ -84,3 +84,81 @@ def redis_server(
         yield server
     finally:
         server.kill()
+
+
+RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on PATH insists on changing to another user
+
+
+class RabbitServer:
+    """A RabbitMQ node on a free port, with a name server, a cookie and data of its own in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        settings = (
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = false\ndisk_free_limit.absolute = 50MB\n"
+        )
+        (folder / "rabbitmq.conf").write_text(settings)
+        (folder / "plugins").write_text("[].\n")
+        self._env = os.environ | {
+            "HOME": str(folder),  # where Erlang keeps its cookie
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_NODENAME": f"taskq-test-{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [RABBITMQ],
+            env=self._env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        eventually_sync(self._answers, within=60)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                return bool(probe.recv(64))
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """Without any goodbye."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def control(self, *arguments: str) -> str:
+        """As rabbitmqctl does it; returns what it prints."""
+        command = [RABBITMQ.replace("rabbitmq-server", "rabbitmqctl"), "--quiet", *arguments]
+        done = subprocess.run(command, env=self._env, check=True, capture_output=True, text=True, timeout=60)
+        return done.stdout
+
+    def close(self) -> None:
+        self.kill()
+        subprocess.run(["epmd", "-kill"], env=self._env, check=False, capture_output=True)
+
+
+@contextmanager
+def rabbit_server(folder: Path) -> Iterator[RabbitServer]:
+    """A running node; skips at home and fails in CI where the program is missing."""
+    if not Path(RABBITMQ).exists():
+        if os.environ.get("CI"):
+            pytest.fail("rabbitmq-server is not installed", pytrace=False)
+        pytest.skip("rabbitmq-server is not installed")
+    server = RabbitServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()

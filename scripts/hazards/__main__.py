@@ -1,6 +1,6 @@
-"""Figures of what goes wrong: taskq and Celery through the same trials, on a private Redis or a SQLite file.
+"""Figures of what goes wrong: taskq and Celery through the same trials, on a private Redis, RabbitMQ or a SQLite file.
 
-    python -m scripts.hazards [--broker redis|sqlite] [--system taskq|celery] [TRIAL ...]
+    python -m scripts.hazards [--broker redis|amqp|sqlite] [--system taskq|celery] [TRIAL ...]
 
 Figures and what they mean: docs/reliability.md.
 """
@@ -8,33 +8,31 @@ Figures and what they mean: docs/reliability.md.
 import argparse
 import asyncio
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
+from scripts.hazards.places import place
 from scripts.hazards.trials import ANYWHERE, TRIALS, Bench
-from tests.servers import redis_server
 
 
 def run(trial: str, system: str, broker: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        place = redis_server(home, aof=trial == "c") if broker == "redis" else nullcontext()
-        with place as server:
+        with place(broker, home, trial) as server:
             url = server.url if server is not None else f"sqlite:///{home}/taskq.db"
             return asyncio.run(TRIALS[trial](Bench(system, url, home, server)))  # type: ignore[arg-type]  # a Trial is a coroutine function
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.hazards")
-    parser.add_argument("--broker", choices=("redis", "sqlite"), default="redis")
+    parser.add_argument("--broker", choices=("redis", "amqp", "sqlite"), default="redis")
     parser.add_argument("--system", choices=("taskq", "celery"))
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=" ".join(TRIALS))
     chosen = parser.parse_args()
-    possible = TRIALS if chosen.broker == "redis" else ANYWHERE
+    possible = TRIALS if chosen.broker != "sqlite" else ANYWHERE
     systems = [chosen.system] if chosen.system else ["taskq", "celery"]
     for trial in chosen.trials or possible:
         print(f"{TRIALS[trial].__doc__}", flush=True)
-        for system in systems if chosen.broker == "redis" else ["taskq"]:
+        for system in systems if chosen.broker != "sqlite" else ["taskq"]:
             print(f"   {system:7} {run(trial, system, chosen.broker)}", flush=True)
 
 

@@ -9,7 +9,7 @@ from celery import Celery
 LEASE = float(os.environ.get("JOBS_LEASE", "5"))
 
 url = os.environ.get("JOBS_URL", "redis://")
-app = Celery("jobs", broker=url, backend=url)
+app = Celery("jobs", broker=url, backend=os.environ.get("JOBS_RESULTS", url))
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
@@ -20,6 +20,7 @@ app.conf.update(
         # By default lost messages are looked for every 100 s.
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        "confirm_publish": True,  # RabbitMQ; off by default
     },
 )
 

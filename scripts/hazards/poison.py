@@ -4,7 +4,7 @@ import base64
 import json
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Change = Callable[[dict[str, Any]], None]
@@ -62,12 +62,15 @@ CHANGES: tuple[Change, ...] = (
 
 
 def entries(good: bytes) -> list[bytes]:
-    """All of them."""
-    made = list(RAW)
+    """All of them, as they lie in a list of Redis."""
+    return [*RAW, *(json.dumps(envelope).encode() for envelope in changed(good))]
+
+
+def changed(good: bytes) -> Iterator[dict[str, Any]]:
+    """Those made by changes of a good one."""
     for number, change in enumerate(CHANGES):
         envelope = json.loads(good)
         envelope["headers"]["id"] = envelope["properties"]["correlation_id"] = f"poison-{number}"
         envelope["properties"]["delivery_tag"] = f"poison-{number}"
         change(envelope)
-        made.append(json.dumps(envelope).encode())
-    return made
+        yield envelope

@@ -33,9 +33,16 @@ class Client(Protocol):
     async def close(self) -> None: ...
 
 
+def results(system: str, url: str, folder: Path) -> str:
+    """Where results go: into the broker, but for RabbitMQ, where only their caller could read them."""
+    if not url.startswith("amqp"):
+        return url
+    return f"sqlite:///{folder}/results.db" if system == "taskq" else f"file://{folder}"
+
+
 class TaskqClient:
-    def __init__(self, url: str) -> None:
-        self._app = TaskQ("jobs", broker=url, backend=url)
+    def __init__(self, url: str, folder: Path) -> None:
+        self._app = TaskQ("jobs", broker=url, backend=results("taskq", url, folder))
 
     async def send(self, number: int, seconds: float = 0.0, eta: float | None = None) -> str:
         when = None if eta is None else datetime.fromtimestamp(eta, UTC)
@@ -49,8 +56,8 @@ class TaskqClient:
 
 
 class CeleryClient:
-    def __init__(self, url: str) -> None:
-        celery_app.conf.update(broker_url=url, result_backend=url)
+    def __init__(self, url: str, folder: Path) -> None:
+        celery_app.conf.update(broker_url=url, result_backend=results("celery", url, folder))
 
     async def send(self, number: int, seconds: float = 0.0, eta: float | None = None) -> str:
         when = None if eta is None else datetime.fromtimestamp(eta, UTC)
@@ -68,7 +75,7 @@ class CeleryClient:
         celery_app.close()
 
 
-CLIENTS: dict[str, Callable[[str], Client]] = {"taskq": TaskqClient, "celery": CeleryClient}
+CLIENTS: dict[str, Callable[[str, Path], Client]] = {"taskq": TaskqClient, "celery": CeleryClient}
 COMMANDS = {
     "taskq": f"taskq worker -A scripts.hazards.jobs_taskq -c {CONCURRENCY} -l info",
     "celery": f"celery -A scripts.hazards.jobs_celery worker --pool threads -c {CONCURRENCY} -l INFO"
@@ -118,8 +125,14 @@ class Worker:
 
     def __init__(self, system: str, url: str, folder: Path) -> None:
         self.output = folder / f"worker-{time.monotonic_ns()}.txt"
-        taskq = {"TASKQ_BROKER_URL": url, "TASKQ_RESULT_BACKEND": url, "TASKQ_LEASE_SECONDS": str(LEASE)}
-        jobs = {"JOBS_URL": url, "JOBS_LEASE": str(LEASE), "JOBS_LOG": str(folder / "jobs.log")}
+        stored = results(system, url, folder)
+        taskq = {"TASKQ_BROKER_URL": url, "TASKQ_RESULT_BACKEND": stored, "TASKQ_LEASE_SECONDS": str(LEASE)}
+        jobs = {
+            "JOBS_URL": url,
+            "JOBS_RESULTS": stored,
+            "JOBS_LEASE": str(LEASE),
+            "JOBS_LOG": str(folder / "jobs.log"),
+        }
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *COMMANDS[system].split()],

@@ -9,30 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from scripts.hazards.poison import entries
+from scripts.hazards.places import Place
 from scripts.hazards.sides import CLIENTS, LEASE, Client, Log, Worker, until, worker
 from tests.proxy import Proxy, proxy
-from tests.servers import RedisServer
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a trial takes place: a system on a private Redis, or on a SQLite file."""
+    """Where a trial takes place: a system on a private server, or on a SQLite file."""
 
     system: str
     url: str
     folder: Path
-    server: RedisServer | None
+    server: Place | None
 
     def client(self) -> Client:
-        return CLIENTS[self.system](self.url)
+        return CLIENTS[self.system](self.url, self.folder)
 
     def worker(self, url: str = "") -> Worker:
         return Worker(self.system, url or self.url, self.folder)
 
     @property
-    def redis(self) -> RedisServer:
-        return cast("RedisServer", self.server)
+    def place(self) -> Place:
+        return cast("Place", self.server)
 
 
 Trial = Callable[[Bench], Awaitable[str]]
@@ -111,9 +110,9 @@ async def restarts(bench: Bench) -> str:
         await until(lambda: running.ready, 30)
         stream = Stream(client)
         await asyncio.sleep(2)
-        bench.redis.kill()
+        bench.place.kill()
         await asyncio.sleep(2)
-        await asyncio.to_thread(bench.redis.start)
+        await asyncio.to_thread(bench.place.start)
         back = time.time()
         recovery = await recovered(log, back)
         await asyncio.sleep(2)
@@ -130,8 +129,8 @@ async def recovered(log: Log, back: float, within: float = 30) -> str:
 
 async def broken_network(bench: Bench, breakage: Callable[[Proxy], Awaitable[None]]) -> str:
     log, client = Log(bench.folder), bench.client()
-    async with proxy(bench.redis.port) as network:
-        with worker(bench.system, f"redis://127.0.0.1:{network.port}/0", bench.folder) as running:
+    async with proxy(bench.place.port) as network:
+        with worker(bench.system, bench.place.behind(network.port), bench.folder) as running:
             await until(lambda: running.ready, 30)
             stream = Stream(client)
             await asyncio.sleep(2)
@@ -175,9 +174,9 @@ async def latency(bench: Bench) -> str:
         log.path.unlink(missing_ok=True)
         for number in numbers:
             await client.send(number, 0.05)
-        async with proxy(bench.redis.port) as network:
+        async with proxy(bench.place.port) as network:
             network.delay = delay
-            with worker(bench.system, f"redis://127.0.0.1:{network.port}/0", bench.folder):
+            with worker(bench.system, bench.place.behind(network.port), bench.folder):
                 await until(partial(log.finished, numbers), 90)
         times = [event.at for event in log.events()]
         rates.append(len(numbers) / (max(times) - min(times)))
@@ -200,24 +199,23 @@ async def finish(bench: Bench, log: Log, numbers: Collection[int], running: Work
 
 
 async def poison(bench: Bench) -> str:
-    """e: 28 entries no worker can run, put straight into the list, one good task after each."""
+    """e: 28 entries no worker can run, put straight into the queue, one good task after each."""
     log, client = Log(bench.folder), bench.client()
     await client.send(-1)
-    with bench.redis.client() as redis:
-        bad = entries(cast("bytes", redis.rpop("celery")))
-        for number, entry in enumerate(bad):
-            redis.lpush("celery", entry)
-            await client.send(number)
-        numbers = range(len(bad))
-        deaths, deadline = -1, time.monotonic() + 90
-        while time.monotonic() < deadline and not log.finished(numbers):
-            deaths += 1
-            with worker(bench.system, bench.url, bench.folder) as running:
-                await until(partial(decided, log, numbers, running), deadline - time.monotonic())
-        left, dead = redis.llen("celery"), redis.hlen("taskq:dead")
+    bad = await bench.place.poison()
+    for number, entry in enumerate(bad):
+        await bench.place.put(entry)
+        await client.send(number)
+    numbers = range(len(bad))
+    deaths, deadline = -1, time.monotonic() + 90
+    while time.monotonic() < deadline and not log.finished(numbers):
+        deaths += 1
+        with worker(bench.system, bench.url, bench.folder) as running:
+            await until(partial(decided, log, numbers, running), deadline - time.monotonic())
+    left, dead = await bench.place.left()
     await client.close()
     done = len(set(log.count("end")) & set(numbers))
-    return f"{len(bad)} entries: {done} of {len(bad)} good tasks done, worker ended {deaths} times, {left} left in the list, {dead} in the dead letters"
+    return f"{len(bad)} entries: {done} of {len(bad)} good tasks done, worker ended {deaths} times, {left} left in the queue, {dead} in the dead letters"
 
 
 async def delayed(bench: Bench) -> str:
@@ -243,9 +241,10 @@ async def delayed(bench: Bench) -> str:
 
 
 async def paused(bench: Bench) -> str:
-    """h: SIGSTOP of a worker that holds 20 tasks of 2 s, for three leases; another worker is there."""
+    """h: SIGSTOP of a worker that holds 20 tasks of 2 s, for three leases (RabbitMQ: 50 s); another worker is there."""
     log, client = Log(bench.folder), bench.client()
     numbers = range(20)
+    pause = bench.server.pause if bench.server else 3 * LEASE
     with worker(bench.system, bench.url, bench.folder) as first:
         await until(lambda: first.ready, 30)
         ids = [await client.send(number, 2.0) for number in numbers]
@@ -253,7 +252,7 @@ async def paused(bench: Bench) -> str:
         first.send(signal.SIGSTOP)
         stopped = time.time()
         with worker(bench.system, bench.url, bench.folder) as second:
-            await until(lambda: time.time() > stopped + 3 * LEASE, 60)
+            await until(lambda: time.time() > stopped + pause, 60)
             first.send(signal.SIGCONT)
             await until(lambda: log.finished(numbers), 60)
             await asyncio.sleep(3)
@@ -267,15 +266,14 @@ async def paused(bench: Bench) -> str:
 
 
 async def full(bench: Bench) -> str:
-    """j: Redis is full (OOM) for 10 s while a worker holds 20 tasks of 2 s and 40 wait."""
+    """j: the broker takes nothing more (memory) for 10 s while a worker holds 20 tasks of 2 s and 40 wait."""
     log, client = Log(bench.folder), bench.client()
     numbers = range(60)
-    with worker(bench.system, bench.url, bench.folder) as running, bench.redis.client() as redis:
+    with worker(bench.system, bench.url, bench.folder) as running:
         await until(lambda: running.ready, 30)
         ids = [await client.send(number, 2.0) for number in numbers]
         await until(partial(log.reached, 20), 30)
-        redis.config_set("maxmemory-policy", "noeviction")
-        redis.config_set("maxmemory", 1)
+        await asyncio.to_thread(bench.place.fill)
         began = time.monotonic()
         try:
             await asyncio.wait_for(client.send(1000), 30)
@@ -284,10 +282,10 @@ async def full(bench: Bench) -> str:
             said = f"{type(error).__name__} after {time.monotonic() - began:.1f} s"
         await asyncio.sleep(max(0.0, began + 10 - time.monotonic()))
         during = len(log.count("end"))
-        redis.config_set("maxmemory", 0)
+        await asyncio.to_thread(bench.place.relieve)
         end = await finish(bench, log, numbers, running, 40)
-        await asyncio.sleep(3)
-        kept = redis.exists(*(f"celery-task-meta-{task_id}" for task_id in ids))
+        found = await asyncio.gather(*map(client.result, ids), return_exceptions=True)
+        kept = sum(not isinstance(one, BaseException) for one in found)
     await client.close()
     return (
         f"client: {said}; {during} finished meanwhile, {kept} results stored in the end;"
