@@ -146,7 +146,13 @@ class RabbitServer:
 
     def close(self) -> None:
         self.kill()
-        subprocess.run(["epmd", "-kill"], env=self._env, check=False, capture_output=True)
+        eventually_sync(self._names_nobody)
+
+    def _names_nobody(self) -> bool:
+        """The name server ends when it has seen that the node is gone."""
+        return (
+            subprocess.run(["epmd", "-kill"], env=self._env, check=False, capture_output=True).returncode == 0
+        )
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from celery import Celery
+
 from scripts.hazards.jobs_celery import app as celery_app
 from taskq import TaskQ
 
@@ -57,22 +59,25 @@ class TaskqClient:
 
 class CeleryClient:
     def __init__(self, url: str, folder: Path) -> None:
-        celery_app.conf.update(broker_url=url, result_backend=results("celery", url, folder))
+        stored = results("celery", url, folder)
+        # Not the app of the workers: it would keep its connections from trial to trial.
+        self._app = Celery("jobs", broker=url, backend=stored, set_as_current=False)
+        self._app.conf.broker_transport_options = celery_app.conf.broker_transport_options
 
     async def send(self, number: int, seconds: float = 0.0, eta: float | None = None) -> str:
         when = None if eta is None else datetime.fromtimestamp(eta, UTC)
 
         def send() -> str:
-            task_id: str = celery_app.send_task("jobs.job", (number, seconds), eta=when).id
+            task_id: str = self._app.send_task("jobs.job", (number, seconds), eta=when).id
             return task_id
 
         return await asyncio.to_thread(send)
 
     async def result(self, task_id: str) -> Any:
-        return await asyncio.to_thread(lambda: celery_app.AsyncResult(task_id).get(timeout=10))
+        return await asyncio.to_thread(lambda: self._app.AsyncResult(task_id).get(timeout=10))
 
     async def close(self) -> None:
-        celery_app.close()
+        self._app.close()
 
 
 CLIENTS: dict[str, Callable[[str, Path], Client]] = {"taskq": TaskqClient, "celery": CeleryClient}
