@@ -8,11 +8,11 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from taskq.broker_adapters.amqp_delay import plain_key
-from taskq.broker_adapters.amqp_holds import Holds, came_back, without_deaths
+from taskq.broker_adapters.amqp_holds import Holds
 from taskq.broker_adapters.amqp_link import Link
+from taskq.broker_adapters.amqp_marks import came_back, is_delayed, undelay
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths
-from taskq.broker_adapters.amqp_sender import DUE_HEADER, NEAR, Sender, open_data_channel
+from taskq.broker_adapters.amqp_sender import NEAR, Sender, open_data_channel
 from taskq.broker_adapters.amqp_session import Session
 from taskq.broker_adapters.amqp_topology import Topology
 from taskq.clock import now
@@ -198,8 +198,8 @@ class AmqpConsumer:
         message, tag = delivery.message, delivery.tag
         queue = delivery.queue = self._names[queue_tag]
         due = 0.0
-        if message.exchange.startswith("celery_delayed_") or DUE_HEADER in message.headers:
-            due = self._undelay(message, queue)
+        if is_delayed(message):
+            due = undelay(message, self._link.config.queue(queue))
         elif came_back(message):
             delivery.redelivered = True
         session.held[tag] = delivery
@@ -212,17 +212,6 @@ class AmqpConsumer:
         else:
             self._fresh.append(delivery)
         self._news.set()
-
-    def _undelay(self, message: Message, queue: str) -> float:
-        """Take off what the delays put on; returns when it is due."""
-        due = message.headers.pop(DUE_HEADER, 0.0)
-        message.headers = without_deaths(message.headers)
-        if message.exchange.startswith("celery_delayed_"):
-            declared = self._link.config.queue(queue)
-            direct = declared.exchange_type == "direct"
-            message.exchange = "" if direct else declared.exchange or queue
-            message.routing_key = queue if direct else plain_key(message.routing_key)
-        return due if isinstance(due, int | float) else 0.0
 
     def _take(self, limit: int) -> list[Delivery]:
         while self._early and self._early[0][0] <= now():

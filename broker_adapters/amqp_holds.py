@@ -8,7 +8,7 @@ is replaced as long as its holder lives, also through a lost connection, and dro
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -17,10 +17,11 @@ from uuid import uuid4
 import aiormq
 
 from taskq.broker_adapters.amqp_link import DRIVER_ERRORS
+from taskq.broker_adapters.amqp_marks import PREFIX
 from taskq.broker_adapters.amqp_sender import Sender
 from taskq.broker_adapters.amqp_session import Session
 from taskq.errors import OperationalError
-from taskq.message import Delivery, Message
+from taskq.message import Delivery
 
 log = logging.getLogger("taskq.amqp")
 
@@ -29,8 +30,6 @@ log = logging.getLogger("taskq.amqp")
 LONG, RETURNS, REPLACED = 900.0, 300.0, 100.0
 #: Seconds after which an abandoned, emptied queue is deleted.
 _LEFT = 3600.0
-#: Begins the name of such a queue, and tells a returned message from one that expired elsewhere.
-PREFIX = "taskq.hold."
 
 
 class Holds:
@@ -140,24 +139,3 @@ class Holds:
             return
         except DRIVER_ERRORS as error:
             raise self._sender.link.error(error) from error
-
-
-def came_back(message: Message) -> bool:
-    """Whether this is a copy whose holder is gone; RabbitMQ's marks of that are taken off."""
-    first = message.headers.get("x-first-death-queue")
-    if not isinstance(first, str) or not first.startswith(PREFIX):
-        return False
-    message.headers = without_deaths(message.headers)
-    return True
-
-
-def without_deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers without those of dead lettering.
-
-    RabbitMQ sees a cycle in a message that is published again with them (celery-protocol.md 1.3).
-    """
-    return {
-        key: value
-        for key, value in headers.items()
-        if key != "x-death" and not key.startswith(("x-first-death-", "x-last-death-"))
-    }

@@ -8,6 +8,7 @@ from taskq.broker import Queue
 from taskq.broker_adapters.amqp_channel import DataChannel, Deliver, Failures
 from taskq.broker_adapters.amqp_delay import ENTRY, LONGEST, delayed_key
 from taskq.broker_adapters.amqp_link import Link
+from taskq.broker_adapters.amqp_marks import DUE_HEADER
 from taskq.broker_adapters.amqp_plain import PlainChannel
 from taskq.broker_adapters.amqp_tapped import TappedChannel
 from taskq.broker_adapters.amqp_topology import Topology
@@ -15,8 +16,6 @@ from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors, Unroutable
 from taskq.message import Message
 
-#: Where the exact time goes: the delays count whole seconds, the consumer waits for the rest of the last one.
-DUE_HEADER = "x-taskq-due"
 #: Messages due within these seconds go to their queue at once and are held by the consumer for that long.
 NEAR = 2.0
 

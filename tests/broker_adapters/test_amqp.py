@@ -15,7 +15,7 @@ from pamqp import commands
 from yarl import URL
 
 from taskq.broker import BrokerConfig, Queue
-from taskq.broker_adapters import amqp_holds
+from taskq.broker_adapters import amqp_holds, amqp_marks
 from taskq.broker_adapters.amqp import AmqpBroker
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer
 from taskq.broker_adapters.amqp_delay import LEVELS, delayed_key, levels, plain_key
@@ -585,7 +585,7 @@ async def test_what_is_held_for_long_is_not_held_on_the_channel(
     await heir.settle(ack=again)
     await heir.close()
     listed = await asyncio.to_thread(rabbitmqctl, "list_queues", "-p", URL(vhost).path[1:], "name")
-    assert amqp_holds.PREFIX not in listed
+    assert amqp_marks.PREFIX not in listed
 
 
 @needs_control
