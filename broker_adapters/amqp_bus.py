@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import aio_pika
+import aiormq
 from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp_browse import CLASSIC
@@ -60,6 +61,11 @@ class AmqpListener(Arrivals):
                 raw.on_consumer_cancel_callbacks.add(self._on_closed)
                 await self._declare(raw)
                 await raw.basic_consume(self._inbox.name, self._on_message, no_ack=True)
+        except aiormq.exceptions.ChannelLockedResource as error:
+            await self._detach()
+            raise OperationalError(
+                f"{self._link.shown}: another process has the queue {self._inbox.name}"
+            ) from error
         except DRIVER_ERRORS as error:
             await self._detach()
             raise self._link.error(error) from error

@@ -30,17 +30,17 @@ class RemoteControl:
         self._conf = panel.app.conf
         self._mailbox = mailbox_of(panel.app.conf)
         self._listener: Listener | None = None
+        self._told = False
 
     async def open(self) -> None:
         """Begin to listen; where that is not possible now, `run` tries again."""
         try:
             self._listener = await self._panel.broker.bus.listen(self._mailbox.node(self._panel.hostname))
         except OperationalError as error:
-            logger.warning(
-                "no remote control (is there another worker called %s? -n names this one): %s",
-                self._panel.hostname,
-                error,
-            )
+            if not self._told:
+                text = "no remote control yet (is there another worker called %s? -n names this one): %s"
+                logger.warning(text, self._panel.hostname, error)
+            self._told = True
 
     async def run(self) -> None:
         """Obey until cancelled."""

@@ -1,0 +1,90 @@
+"""taskq status, inspect and control against a worker of its own."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run_taskq, running_taskq
+
+TASKS = """
+from taskq import TaskQ
+app = TaskQ("proj")
+
+@app.task
+async def add(x, y):
+    return x + y
+"""
+NODE = "w@test"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "proj.py").write_text(TASKS)
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def env(folder: Path) -> dict[str, str]:
+    return {"TASKQ_BROKER_URL": f"sqlite:///{folder}/taskq.db"}
+
+
+@pytest.fixture
+def worker(folder: Path, env: dict[str, str]) -> Iterator[str]:
+    with running_taskq("worker", "-A", "proj", "-n", NODE, folder=folder, env=env) as process:
+        process.says("ready.")
+        yield process.output
+
+
+def test_nobody_is_there(folder: Path, env: dict[str, str]) -> None:
+    done = run_taskq("status", "-t", "0.2", folder=folder / "elsewhere", env=env)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "no worker answered in time" in done.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
+    home = folder / "elsewhere"
+
+    def run(*words: str) -> str:
+        done = run_taskq(*words, "-t", "10s", "-d", NODE, folder=home, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("status") == f"->  {NODE}: OK\n"
+    assert json.loads(run("status", "--json")) == {NODE: {"ok": "pong"}}
+    assert run("inspect", "registered") == f"->  {NODE}: OK\n        * proj.add\n"
+    assert "- empty -" in run("inspect", "active")
+    assert json.loads(run("inspect", "stats", "-j"))[NODE]["total"] == {}
+    assert json.loads(run("inspect", "query_task", "a", "b", "-j")) == {NODE: {}}
+    assert "new rate limit set successfully" in run("control", "rate_limit", "proj.add", "10/m")
+    assert f"->  {NODE}: ERROR\n        unknown task\n" in run("control", "time_limit", "no.such", "1", "2")
+    assert "flagged as revoked" in run("control", "revoke", "a", "b")
+    assert "terminate: tasks unknown" in run("control", "revoke", "a", "--terminate")
+    assert json.loads(run("inspect", "revoked", "-j")) == {NODE: ["b", "a"]}
+    assert run_taskq("control", "shutdown", "-t", "0.5", folder=home, env=env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("inspect", "activ"), "no command 'activ'. Did you mean 'active'?"),
+        (("control", "cancel_consumer", "a", "b"), "cancel_consumer takes QUEUE"),
+        (("inspect", "ping", "x"), "ping takes no arguments"),
+    ],
+)
+def test_wrong_usage(folder: Path, env: dict[str, str], words: tuple[str, ...], error: str) -> None:
+    done = run_taskq(*words, folder=folder / "elsewhere", env=env)
+    assert done.returncode == 2
+    assert error in done.stderr
+
+
+def test_status_imports_no_tasks(folder: Path, env: dict[str, str]) -> None:
+    """A folder whose module cannot be imported: settings that name a broker are enough."""
+    (folder / "elsewhere" / "tasks.py").write_text("raise RuntimeError('imported')")
+    done = run_taskq("status", "-t", "0.2", folder=folder / "elsewhere", env=env)
+    assert (done.returncode, "imported" in done.stderr) == (69, False)
+    done = run_taskq("status", "-t", "0.2", "-A", "proj", folder=folder)
+    assert done.returncode == 69
