@@ -3,13 +3,17 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from taskq import TaskQ, signals
-from taskq.errors import TaskRevokedError
+from taskq.bus import Exchange, Inbox
+from taskq.errors import OperationalError, TaskRevokedError
+from taskq.message import Message
+from taskq.pidbox import Mailbox
 from taskq.result_sets import ResultSet
 from taskq.worker import Worker
 from tests.harness import Place, running
@@ -450,3 +454,119 @@ async def test_a_limit_ends_the_waiting(site: Site) -> None:
     assert heard == [{NODE: {"ok": "pong"}}]
     assert asyncio.get_running_loop().time() - began < 20
     assert await site.caller.control.inspect(["nobody@test"], timeout=0.1).ping() is None
+
+
+async def test_every_question_has_a_verb(site: Site) -> None:
+    inspect = site.caller.control.inspect([NODE], timeout=10)
+    asked = [
+        *(
+            inspect.ping(),
+            inspect.active(safe=True),
+            inspect.reserved(),
+            inspect.scheduled(),
+            inspect.revoked(),
+        ),
+        *(
+            inspect.query_task("a"),
+            inspect.registered("max_retries"),
+            inspect.stats(),
+            inspect.active_queues(),
+        ),
+        *(inspect.conf(with_defaults=True), inspect.report(), inspect.clock(), inspect.memsample()),
+        inspect.hello("x@test", ["y"]),
+    ]
+    for question in asked:
+        answer = await question
+        assert answer is not None
+        assert list(answer) == [NODE]
+
+
+async def test_every_command_has_a_verb(site: Site) -> None:
+    control = site.caller.control
+    told = [
+        control.revoke("a", reply=True, timeout=10, limit=1),
+        control.terminate(["a"], [NODE], reply=True, timeout=10),
+        control.revoke_by_stamped_headers({"a": "b"}, [NODE], reply=True, timeout=10),
+        control.rate_limit("proj.add", None, [NODE], reply=True, timeout=10),
+        control.time_limit("proj.add", 1, 2, [NODE], reply=True, timeout=10),
+        control.add_consumer("extra", destination=[NODE], reply=True, timeout=10),
+        control.cancel_consumer("extra", destination=[NODE], reply=True, timeout=10),
+        control.enable_events(destination=[NODE], reply=True, timeout=10),
+        control.disable_events(destination=[NODE], reply=True, timeout=10),
+        control.heartbeat(destination=[NODE], reply=True, timeout=10),
+        control.pool_grow(1, destination=[NODE], reply=True, timeout=10),
+        control.pool_shrink(1, destination=[NODE], reply=True, timeout=10),
+    ]
+    for command in told:
+        [reply] = await command or [{}]
+        assert "error" not in (reply[NODE] or {}), reply
+    assert await control.heartbeat() is None
+    task = site.app.find_task("proj.add")
+    assert task is not None
+    assert (task.soft_time_limit, task.time_limit) == (1, 2)
+
+
+async def test_replies_that_are_not_ours_are_passed_over(site: Site) -> None:
+    control = site.caller.control
+    bus = (await site.caller.open_broker()).bus
+    mailbox = Mailbox()
+    keys: list[str] = []
+
+    class Spy:
+        async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+            [request] = messages
+            keys.append(orjson.loads(request.body)["reply_to"]["routing_key"])
+            for headers, body in (({"ticket": "other"}, b"{}"), ({}, b"7"), ({"ticket": None}, b"{")):
+                await bus.announce(mailbox.replies, [Message(headers, body, routing_key=keys[0])])
+            ticket = orjson.loads(request.body)["ticket"]
+            for body in (b"[]", b"{", b'{"x@test": 1}'):
+                await bus.announce(mailbox.replies, [Message({"ticket": ticket}, body, routing_key=keys[0])])
+            await bus.announce(exchange, messages)
+
+        async def listen(self, inbox: Inbox) -> Any:
+            return await bus.listen(inbox)
+
+    (await site.caller.open_broker()).bus = Spy()
+    try:
+        found = await control.broadcast("ping", reply=True, timeout=10, limit=2)
+    finally:
+        (await site.caller.open_broker()).bus = bus
+    assert found == [{"x@test": 1}, {NODE: {"ok": "pong"}}]
+
+
+class DeafBus:
+    """As when the broker is away while commands come."""
+
+    async def announce(self, _exchange: Exchange, _messages: Sequence[Message]) -> None:
+        raise OperationalError("away")
+
+    async def listen(self, _inbox: Inbox) -> Any:
+        raise OperationalError("away")
+
+
+async def test_a_reply_that_cannot_be_sent_is_lost_and_nothing_else(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = await site.app.open_broker()
+    bus, broker.bus = broker.bus, DeafBus()
+    try:
+        assert await site.caller.control.ping(timeout=0.3) == []
+    finally:
+        broker.bus = bus
+    assert "could not be answered" in caplog.text
+    assert await site.caller.control.ping([NODE], timeout=10)
+
+
+async def test_a_revocation_the_broker_does_not_take_holds_here(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> Any:
+        raise OperationalError("away")
+
+    handle = await site.caller.send_task("proj.add", (1, 1), countdown=30)
+    await eventually(lambda: site.ids("scheduled"))
+    monkeypatch.setattr(await site.app.open_broker(), "revoke", away)
+    await site.tell("revoke", task_id=handle.id)
+    with pytest.raises(TaskRevokedError):
+        await handle.get(10)
+    assert "revoked here only" in caplog.text
