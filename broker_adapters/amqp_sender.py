@@ -125,8 +125,9 @@ class Sender:
         tap = self.link.tap
         if not tap.blocked:
             return
+        # Counted from its beginning: who tries again and again does not wait so long each time.
         try:
-            async with asyncio.timeout(self.link.config.timeout):
+            async with asyncio.timeout_at(tap.blocked_at + self.link.config.timeout):
                 await tap.unblocked.wait()
         except TimeoutError:
             raise self.link.full(maybe_accepted=False) from None

@@ -45,6 +45,7 @@ class Tap:
         self._watch: asyncio.TimerHandle | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.blocked = ""  # why the server takes no publishes now, "" if it does
+        self.blocked_at = 0.0  # by the loop's clock
         self.unblocked = asyncio.Event()
         self.unblocked.set()
         self.closed = False
@@ -131,6 +132,7 @@ class Tap:
         if method == BLOCKED:
             reason = data[at + 5 : at + 5 + data[at + 4]]
             self.blocked = reason.decode("utf-8", "replace") or "no reason given"
+            self.blocked_at = self._heard
             self.unblocked.clear()
         elif method == UNBLOCKED:
             self.blocked = ""

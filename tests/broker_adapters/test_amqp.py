@@ -476,13 +476,19 @@ async def test_a_blocked_server_is_full_within_the_timeout(open_broker: Open, qu
     broker = await open_broker(timeout=0.3)
     await broker.publish([message(queue)])
     tap = broker._publishing.tap
-    tap.feed(pamqp.frame.marshal(commands.Connection.Blocked("low on memory"), 0))
+    blocked = pamqp.frame.marshal(commands.Connection.Blocked("low on memory"), 0)
+    unblocked = pamqp.frame.marshal(commands.Connection.Unblocked(), 0)
+    tap.feed(blocked)
     with pytest.raises(BrokerFull, match="low on memory") as caught:
         await broker.publish([message(queue)])
     assert not caught.value.maybe_accepted
+    again = asyncio.ensure_future(broker.publish([message(queue)]))
+    await asyncio.wait([again], timeout=0.15)
+    assert isinstance(again.exception(), BrokerFull)  # at once: the timeout began with the blocking
+    tap.feed(unblocked + blocked)
     waiting = asyncio.ensure_future(broker.publish([message(queue)]))
     await asyncio.sleep(0)
-    tap.feed(pamqp.frame.marshal(commands.Connection.Unblocked(), 0))
+    tap.feed(unblocked)
     await waiting
     assert await broker.size(queue) == 2
 
