@@ -112,10 +112,10 @@ async def test_what_a_page_shows_is_so(name: str) -> None:
                 else:
                     await keep(said, statement, block, namespace)
                     kept += 1
-            if not working and "app" in namespace:
-                app = await stack.enter_async_context(namespace["app"])
-                await stack.enter_async_context(running(app, queues=["celery", "priority.high"]))
-                working = True
+                if not working and "app" in namespace:
+                    app = await stack.enter_async_context(namespace["app"])
+                    await stack.enter_async_context(running(app, queues=["celery", "priority.high"]))
+                    working = True
     assert kept > 0
 
 
