@@ -10,7 +10,7 @@ DEV    := $(VENV)/.stamp-dev
 PEERS  := benchmarks/.venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-fast check format bench docs coverage up down clean
+.PHONY: help run test test-slow test-fast check format bench soak docs coverage up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ coverage: $(DEV) ## the whole test suite, with the branches it reached
 
 bench: $(DEV) $(PEERS)/.stamp ## taskq beside its peers on private servers; BROKER=sqlite|memory|redis|amqp for one
 	@$(BIN)/python -m benchmarks $(ARGS) $(if $(BROKER),--broker $(BROKER))
+
+soak: $(DEV) ## kills, stops and broker restarts at random for 2 minutes, then what was lost; SOAK=3600 for an hour
+	@$(BIN)/python scripts/soak.py $(or $(SOAK),120) $(ARGS)
 
 $(PEERS)/.stamp: benchmarks/requirements-peers.txt
 	@scripts/venv.sh $(PYTHON) $(PEERS) --requirement $<

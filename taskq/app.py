@@ -22,7 +22,6 @@ from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
-from taskq.protocol import encode
 from taskq.publisher import Publisher, publish_with_retry, retry_policy
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult, result_from_tuple
@@ -30,6 +29,7 @@ from taskq.routing import Router
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
 from taskq.signatures import AnySignature, Signature, as_signature, new_id
+from taskq.signing import sign
 from taskq.store import ResultStore, StoreConfig, require_chords
 from taskq.streams import Stream, source_of
 from taskq.task import Task, TaskOptions
@@ -140,6 +140,12 @@ class TaskQ:
             ConfigError: it cannot be imported, or a setting is unknown or has a wrong value.
         """
         self.conf.from_object(source, namespace=namespace)
+
+    def setup_security(self) -> None:
+        """Have bodies signed with a key and checked by certificates: Celery's serializer `auth`. Raises ConfigError."""
+        from taskq.auth import setup_security  # noqa: PLC0415 - an optional extra
+
+        setup_security(self.conf)
 
     @property
     def router(self) -> Router:
@@ -296,14 +302,15 @@ class TaskQ:
             task.arguments.check(signature.args, signature.kwargs)
         if self._calls is None:
             self._calls = CallBuilder(self.conf, self.router, now)
-        return encode(self._calls.build(signature, task, parent, reply_to))
+        return self._calls.message(signature, task, parent, reply_to)
 
     async def publish(
         self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection
     ) -> None:
         """Hand messages to the broker, with the retry policy of the options or the settings."""
         if signals.before_task_publish.receivers:
-            await _announce(signals.before_task_publish, messages)
+            await signals.announce(signals.before_task_publish, messages)
+            sign(messages, self.conf.security_secrets)  # receivers may have changed them
         publisher: Publisher = options.get("publisher") or options.get("producer") or connection.publisher
         policy = retry_policy(options, self.conf)
 
@@ -320,7 +327,7 @@ class TaskQ:
 
         await publish_with_retry(attempt, broker=publisher.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
         if signals.after_task_publish.receivers:
-            await _announce(signals.after_task_publish, messages)
+            await signals.announce(signals.after_task_publish, messages)
         if self.conf.task_send_sent_event:
             await self.events.sent(messages, options.get("queue"))
 
@@ -440,17 +447,6 @@ def shared_task(
         return task
 
     return register if fun is None else register(fun)
-
-
-async def _announce(signal: signals.Signal, messages: Sequence[Message]) -> None:
-    for message in messages:
-        await signal.send(
-            message.headers["task"],
-            headers=message.headers,
-            body=message.body,
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-        )
 
 
 def _tls(setting: bool | Mapping[str, Any] | None) -> Mapping[str, Any] | None:  # noqa: FBT001 - Celery's setting

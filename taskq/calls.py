@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from taskq.protocol import Call
+from taskq.message import Message
+from taskq.protocol import Call, encode
 from taskq.request import Request, WireSignature
 from taskq.routing import Router
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
 from taskq.signatures import Signature, as_signature, as_signatures, new_id
+from taskq.signing import sign
 
 _HOST = socket.gethostname()
 _TRANSIENT = 1
@@ -72,6 +74,14 @@ class CallBuilder:
             self._options(call, options)
         self._defaults(call, options, task)
         return call
+
+    def message(
+        self, signature: Signature[Any], task: TaskDefaults | None, parent: Request | None, reply_to: str
+    ) -> Message:
+        """The message of that call, signed where the settings have secrets for it."""
+        message = encode(self.build(signature, task, parent, reply_to))
+        sign([message], self._conf.security_secrets)
+        return message
 
     def _sender_name(self) -> str:
         """`gen<pid>@<host>`, as Celery names any sender; made anew after a fork."""

@@ -97,9 +97,7 @@ _ABSENT: Mapping[str, str] = {
             control_queue_durable control_queue_exclusive event_queue_durable event_queue_exclusive redis_socket_connect_timeout
             redis_socket_keepalive redis_socket_timeout result_cache_max result_chord_expires
             result_chord_join_timeout result_chord_retry_interval result_compression result_exchange
-            result_exchange_type result_failure_expires result_persistent security_cert_store
-            security_certificate security_digest security_key security_key_password
-            task_allow_error_cb_on_chord_header task_annotations task_remote_tracebacks
+            result_exchange_type result_failure_expires result_persistent                         task_allow_error_cb_on_chord_header task_annotations task_remote_tracebacks
             task_repr_maxlevels worker_deduplicate_successful_tasks
             worker_detect_quorum_queues worker_direct""",
     }.items()

@@ -10,7 +10,8 @@
     ├── StoreError (BackendError)            the result store could not be reached or refused
     ├── EncodeError                          arguments or a result cannot be serialized
     ├── DecodeError                          a message cannot be read
-    │   └── ContentDisallowed                its content type is not in accept_content
+    │   ├── ContentDisallowed                its content type is not in accept_content
+    │   └── UntrustedMessage                 it is not signed as the settings ask for
     ├── NotRegistered                        no task of that name
     ├── IncompleteStream                     results that depend on each other are not all there yet
     ├── TaskError                            what became of a task
@@ -88,6 +89,10 @@ class DecodeError(TaskqError):
 
 class ContentDisallowed(DecodeError):
     """The content type is not in `accept_content`."""
+
+
+class UntrustedMessage(DecodeError):
+    """A message is not signed, or its signature is wrong: nothing it says is to be believed."""
 
 
 class NotRegistered(TaskqError):

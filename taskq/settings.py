@@ -202,6 +202,18 @@ class Settings(Layered):
 
     # --- Safety ---
 
+    security_secrets: Names = ()
+    """Secrets shared by all callers and workers: messages are signed with the first (HMAC-SHA256 over headers and body), and a worker refuses those that none of them has signed. To change one, add the new one behind, then move it to the front, then remove the old one, everywhere each time."""
+    security_key: str | None = None
+    """File of the private key (PEM, RSA) for the serializer `auth`, see `app.setup_security`."""
+    security_key_password: str | None = None
+    """Password of that file."""
+    security_certificate: str | None = None
+    """File of our own certificate (PEM) for the serializer `auth`."""
+    security_cert_store: str | None = None
+    """Files of the certificates (PEM) whose owners may send messages, as a pattern: `/etc/certs/*.pem`."""
+    security_digest: str = "sha256"
+    """Digest of signatures of the serializer `auth`."""
     lease_seconds: Seconds = 30.0
     """How long a worker that went silent keeps its tasks, in seconds, before others get them."""
     worker_blocked_warning: Seconds = 5.0

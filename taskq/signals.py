@@ -5,8 +5,10 @@ A receiver may be a plain function or a coroutine function; an exception in one 
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from taskq.message import Message
 
 logger = logging.getLogger(__name__)
 
@@ -67,3 +69,15 @@ worker_ready = Signal("worker_ready")
 worker_shutting_down = Signal("worker_shutting_down")
 worker_shutdown = Signal("worker_shutdown")
 setup_logging = Signal("setup_logging")
+
+
+async def announce(signal: Signal, messages: Sequence[Message]) -> None:
+    """Send a signal about publishing for each message, with Celery's arguments."""
+    for message in messages:
+        await signal.send(
+            message.headers["task"],
+            headers=message.headers,
+            body=message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+        )

@@ -78,6 +78,7 @@ HOMES: Final[Mapping[str, Sequence[str]]] = {
     "pamqp": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
     "click": ("taskq.cli*",),
     "rich": ("taskq.cli*",),
+    "cryptography": ("taskq.auth",),
     "prometheus_client": ("taskq.worker.exposition",),
     "uvloop": ("taskq.cli*", "taskq.worker*"),
     "celery": (),
@@ -122,6 +123,7 @@ IMPORTS_INSIDE: Final = (
     ("taskq.serializers", "yaml", "an optional extra"),
     ("taskq.compression", "brotli", "an optional extra"),
     ("taskq.compression", "zstandard", "an optional extra"),
+    ("taskq.app", "taskq.auth*", "needs an optional extra"),
     ("taskq.worker.http", "taskq.worker.exposition*", "needs an optional extra"),
 )
 

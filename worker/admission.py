@@ -4,10 +4,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from taskq.app import TaskQ
-from taskq.errors import DecodeError, NotRegistered, TaskqError, WorkerLostError
+from taskq.errors import DecodeError, NotRegistered, TaskqError, UntrustedMessage, WorkerLostError
 from taskq.message import Delivery
 from taskq.protocol import decode
 from taskq.request import Request
+from taskq.signing import verify
 from taskq.worker.job import Job
 from taskq.worker.places import place_of
 
@@ -38,6 +39,10 @@ class Admission:
         """A job that can be run, or why the message never can."""
         conf = self._app.conf
         message = delivery.message
+        try:
+            verify(message, conf.security_secrets)
+        except UntrustedMessage as error:
+            return Refused(delivery, error, f"{type(error).__name__}: {error}")
         if delivery.deaths >= conf.max_deaths:
             reason = f"{delivery.deaths} workers died while they held it"
             return Refused(delivery, WorkerLostError(reason), reason, self._readable(delivery))

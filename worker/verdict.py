@@ -17,6 +17,7 @@ from taskq.errors import (
     Retry,
     TaskRevokedError,
     TimeLimitExceeded,
+    UntrustedMessage,
     WorkerLostError,
 )
 from taskq.failures import encode_exception
@@ -159,7 +160,7 @@ class Verdict:
             await signals.task_rejected.send(self._app, **about)
         elif request is not None:
             await signals.task_unknown.send(self._app, name=request.task, id=request.id, **about)
-        if task_id is None:
+        if task_id is None or isinstance(refused.error, UntrustedMessage):  # then the id may be another's
             return outcome
         failure = failure_of(task_id, refused.error, reply_to=message.reply_to)
         outcome.results = [failure]

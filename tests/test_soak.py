@@ -1,0 +1,28 @@
+"""`make soak`, as short as it makes sense."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import ROOT, environment
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_in_half_a_minute_of_faults() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/soak.py", "30", "7"],
+        cwd=ROOT,
+        env=environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.partition("\n")[2])
+    assert figures["lost"] == 0
+    assert figures["confirmed"] > 100
+    assert sum(figures["faults"].values()) > 1
