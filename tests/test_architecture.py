@@ -79,6 +79,7 @@ HOMES: Final[Mapping[str, Sequence[str]]] = {
     "click": ("taskq.cli*",),
     "rich": ("taskq.cli*",),
     "cryptography": ("taskq.auth",),
+    "opentelemetry": ("taskq.tracing",),
     "prometheus_client": ("taskq.worker.exposition",),
     "uvloop": ("taskq.cli*", "taskq.worker*"),
     "celery": (),
