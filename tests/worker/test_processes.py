@@ -13,6 +13,7 @@ from taskq.errors import (
     EncodeError,
     SoftTimeLimitExceeded,
     TaskError,
+    TaskRevokedError,
     TimeLimitExceeded,
     WorkerLostError,
 )
@@ -117,6 +118,16 @@ async def test_a_task_that_always_kills_its_process_is_put_away(worker: Worker, 
 async def test_a_death_after_an_early_ack_is_a_failure(worker: Worker) -> None:
     with pytest.raises(WorkerLostError, match="exit code 9"):
         await (await heavy.dies_early.delay()).get(timeout=20)
+
+
+async def test_terminating_kills_the_process(worker: Worker, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    result = await heavy.sleeps.delay(str(path))
+    await eventually(lambda: path.exists() and path.read_text(), within=20)
+    await result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        await result.get(timeout=10)
+    await eventually(lambda: not alive(int(path.read_text())))
 
 
 async def test_a_stopping_worker_gives_back_what_does_not_end(tmp_path: Path) -> None:
