@@ -263,7 +263,11 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         self.body: Signature[R] | None = None if body is None else as_signature(body, app)
         self.app = app or self.header.app or (self.body.app if self.body is not None else None)
 
-    def __call__(self, body: "Signature[S] | None" = None) -> "Coroutine[Any, Any, AsyncResult[S]]":
+    @overload
+    def __call__(self) -> "Coroutine[Any, Any, AsyncResult[R]]": ...
+    @overload
+    def __call__(self, body: "Signature[S]") -> "Coroutine[Any, Any, AsyncResult[S]]": ...
+    def __call__(self, body: "Signature[Any] | None" = None) -> "Coroutine[Any, Any, AsyncResult[Any]]":
         """Send it, with this body if one is given: `await chord(header)(body)`."""
         sent: chord[Any] = self if body is None else self.replaced(body=body)
         return sent.apply_async()

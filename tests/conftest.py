@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import redis
 from taskq import TaskQ
 from taskq.testing import AutojumpLoop
 from tests.harness import Place
+from tests.rabbit import rabbit_vhost
 
 REDIS_URL = os.environ.get("TASKQ_TEST_REDIS", "redis://127.0.0.1:6379")
 AMQP_URL = os.environ.get("TASKQ_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
@@ -33,11 +34,25 @@ def amqp_url() -> str:
 
 #: The places of tests that run everywhere: a name here and the fixture `place_<name>`.
 PLACES = ["memory", "sqlite"]
+#: Those with the servers that tests share.
+ALL_PLACES = [
+    *PLACES,
+    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("rabbitmq", marks=[pytest.mark.redis, pytest.mark.rabbitmq]),
+]
 
 
 @pytest.fixture(params=PLACES)
 def everywhere(request: pytest.FixtureRequest) -> Place:
     """Each place there is, fresh; tests take it by `place`, where it is overridden with this."""
+    found = request.getfixturevalue(f"place_{request.param}")
+    assert isinstance(found, Place)
+    return found
+
+
+@pytest.fixture(params=ALL_PLACES)
+def on_all_brokers(request: pytest.FixtureRequest) -> Place:
+    """The same with Redis, and with RabbitMQ and results on Redis."""
     found = request.getfixturevalue(f"place_{request.param}")
     assert isinstance(found, Place)
     return found
@@ -53,6 +68,40 @@ def place_memory() -> Place:
 def place_sqlite(tmp_path: Path) -> Place:
     url = f"sqlite:///{tmp_path}/taskq.db"
     return Place(url, url)
+
+
+@pytest.fixture
+def place_redis(redis_url: str) -> Iterator[Place]:
+    """A prefix of its own in a database that tests share."""
+    url, prefix = f"{redis_url}/10", f"taskq-test-{uuid.uuid4()}:"
+    options = {"global_keyprefix": prefix}
+    settings = {"broker_transport_options": options, "result_backend_transport_options": options}
+    yield Place(url, url, settings)
+    drop_keys(url, prefix)
+
+
+@pytest.fixture(scope="session")
+def session_vhost(amqp_url: str) -> Iterator[str]:
+    with rabbit_vhost(amqp_url) as url:
+        yield url
+
+
+@pytest.fixture
+def place_rabbitmq(session_vhost: str, redis_url: str) -> Iterator[Place]:
+    """RabbitMQ for messages and Redis for results."""
+    url, prefix = f"{redis_url}/10", f"taskq-test-{uuid.uuid4()}:"
+    settings = {
+        "task_default_queue": f"taskq-test-{uuid.uuid4().hex[:12]}",
+        "result_backend_transport_options": {"global_keyprefix": prefix},
+    }
+    yield Place(session_vhost, url, settings)
+    drop_keys(url, prefix)
+
+
+def drop_keys(url: str, prefix: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        if keys := list(client.scan_iter(f"{prefix}*", count=1000)):
+            client.delete(*keys)
 
 
 @pytest.fixture

@@ -1,0 +1,251 @@
+"""Random workflows: a plan builds its signature, and tells by itself what must come of it.
+
+A plan is data. `interpret` is the reference: what each task returns, in plain Python and one after the other.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from taskq import TaskQ, chain, chord, group
+from taskq.signatures import Signature
+
+
+class Failed(Exception):  # noqa: N818 - an outcome
+    """A task failed; its argument is the type of the error that a caller sees."""
+
+
+@dataclass
+class Step:
+    """One task. `how`: ok, fail, retry (twice), replace (by `inner`), add (`inner` to its chord)."""
+
+    label: str
+    how: str = "ok"
+    immutable: bool = False
+    links: int = 0
+    errbacks: int = 0
+    inner: "Plan | None" = None
+
+
+@dataclass
+class Line:
+    steps: "list[Plan]"
+
+
+@dataclass
+class Side:
+    members: "list[Plan]"
+
+
+@dataclass
+class Meet:
+    members: "list[Plan]"
+    body: "Plan"
+
+
+Plan = Step | Line | Side | Meet
+
+
+# == from a plan to a signature
+
+
+def build(app: TaskQ, plan: Plan) -> Signature[Any]:
+    if isinstance(plan, Line):
+        return chain(*(build(app, step) for step in plan.steps), app=app)
+    if isinstance(plan, Side):
+        return group(*(build(app, member) for member in plan.members), app=app)
+    if isinstance(plan, Meet):
+        return chord([build(app, member) for member in plan.members], build(app, plan.body), app=app)
+    inner = None if plan.inner is None else build(app, plan.inner).to_dict()
+    made = app.signature("step", (plan.label,), {"how": plan.how, "inner": inner}, immutable=plan.immutable)
+    for number in range(plan.links):
+        made = made.link(app.signature("note", (f"{plan.label} link {number}",)))
+    for number in range(plan.errbacks):
+        made = made.link_error(app.signature("note", (f"{plan.label} errback {number}",)))
+    return made
+
+
+# == the reference
+
+
+@dataclass
+class World:
+    """What a workflow does beside its result: the notes of callbacks and errbacks."""
+
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def interpret(plan: Plan, args: tuple[Any, ...], world: World) -> Any:
+    """The value of a plan; `Failed` if it fails. The value of a group is a list with `Failed` for failed members."""
+    if isinstance(plan, Line):
+        return interpret_line(flat(plan), args, world)
+    if isinstance(plan, Side):
+        return [attempt(member, args, world) for member in members_of(plan)]
+    if isinstance(plan, Meet):
+        return interpret_meet(plan, args, world)
+    return interpret_step(plan, args, world)
+
+
+def attempt(plan: Plan, args: tuple[Any, ...], world: World) -> Any:
+    try:
+        return interpret(plan, args, world)
+    except Failed as failed:
+        return failed
+
+
+def interpret_step(step: Step, args: tuple[Any, ...], world: World) -> Any:
+    if step.immutable:
+        args = ()
+    try:
+        value: Any = [step.label, *args]
+        if step.how == "fail":
+            raise Failed("ValueError")
+        if step.how == "replace" and step.inner is not None:
+            value = whole(interpret(step.inner, (), world))
+    except Failed:
+        world.notes.update(f"{step.label} errback {number}" for number in range(step.errbacks))
+        raise
+    world.notes.update(f"{step.label} link {number}" for number in range(step.links))
+    return value
+
+
+def whole(value: Any) -> Any:
+    """The value of a group as one value: none if a member has failed."""
+    if isinstance(value, list) and any(isinstance(item, Failed) for item in value):
+        raise Failed("ChordError")
+    return value
+
+
+def flat(line: Line) -> list[Plan]:
+    steps: list[Plan] = []
+    for step in line.steps:
+        steps += flat(step) if isinstance(step, Line) else [step]
+    return [unrolled(step) for step in steps]
+
+
+def unrolled(step: Plan) -> Plan:
+    """A group of one in a line is that one."""
+    if isinstance(step, Side) and len(members := members_of(step)) == 1:
+        [step] = members
+    return step
+
+
+def members_of(side: Side) -> list[Plan]:
+    found: list[Plan] = []
+    for member in side.members:
+        found += members_of(member) if isinstance(member, Side) else [member]
+    return found
+
+
+def interpret_line(steps: list[Plan], args: tuple[Any, ...], world: World) -> Any:
+    value: Any = None
+    for number, step in enumerate(steps):
+        last = number == len(steps) - 1
+        if number:
+            args = (value,)
+        if isinstance(step, Line):  # what was a group of one
+            step_value = interpret_line(flat(step), args, world)
+        else:
+            step_value = interpret(step, args, world)
+        if last:
+            return step_value
+        value = meeting(step_value, steps[number + 1], world)
+    return value
+
+
+def meeting(value: Any, body: Plan, world: World) -> Any:
+    """The results of a group go on to what follows it; if one failed, that is a chord whose header failed."""
+    try:
+        return whole(value)
+    except Failed:
+        note_errbacks(body, world)
+        raise
+
+
+def note_errbacks(body: Plan, world: World) -> None:
+    """The errbacks of a body that cannot run: its own, or those of its first task."""
+    for step in tasks_of(body):
+        if step.errbacks:
+            world.notes.update(f"{step.label} errback {number}" for number in range(step.errbacks))
+            return
+
+
+def tasks_of(plan: Plan) -> list[Step]:
+    if isinstance(plan, Step):
+        return [plan]
+    inner = {Line: "steps", Side: "members", Meet: "members"}[type(plan)]
+    tasks = [task for part in getattr(plan, inner) for task in tasks_of(part)]
+    return tasks + (tasks_of(plan.body) if isinstance(plan, Meet) else [])
+
+
+def interpret_meet(meet: Meet, args: tuple[Any, ...], world: World) -> Any:
+    added: list[Any] = []
+    values = []
+    for member in members_of(Side(meet.members)):
+        value = attempt(member, args, world)
+        values.append(value if isinstance(value, Failed) else attempt_whole(value))
+        added += additions(member, world)
+    try:
+        joined = whole(values + added)
+    except Failed:
+        note_errbacks(meet.body, world)
+        raise
+    return interpret(meet.body, (joined,), world)
+
+
+def attempt_whole(value: Any) -> Any:
+    try:
+        return whole(value)
+    except Failed as failed:
+        return failed
+
+
+def additions(member: Plan, world: World) -> list[Any]:
+    """What a member adds to its chord while it runs."""
+    if not isinstance(member, Step) or member.how != "add" or member.inner is None:
+        return []
+    return [attempt_whole(attempt(member.inner, (), world))]
+
+
+# == random plans
+
+
+class Maker:
+    """Makes plans of about `size` tasks."""
+
+    def __init__(self, seed: int, size: int = 12) -> None:
+        self.random = Random(seed)
+        self.left = size
+        self.labels = 0
+
+    def plan(self, depth: int = 3) -> Plan:
+        kind = self.random.choices(("step", "line", "side", "meet"), (3, 4, 2, 4))[0]
+        if depth == 0 or self.left <= 1 or kind == "step":
+            return self.step(depth)
+        if kind == "line":
+            return Line([self.plan(depth - 1) for _ in range(self.random.randint(1, 4))])
+        if kind == "side":
+            return Side([self.plan(depth - 1) for _ in range(self.random.randint(1, 3))])
+        members = [self.member(depth - 1) for _ in range(self.random.choice((0, 1, 2, 3, 3)))]
+        return Meet(members, self.plan(depth - 1))
+
+    def member(self, depth: int) -> Plan:
+        if depth and self.random.random() < 0.15:
+            return self.step(depth, how="add")
+        return self.plan(depth)
+
+    def step(self, depth: int, how: str | None = None) -> Step:
+        self.left -= 1
+        self.labels += 1
+        hows = ("ok", "fail", "retry", "replace")
+        how = how or self.random.choices(hows, (16, 1, 2, 2 if depth else 0))[0]
+        inner = self.plan(depth - 1) if how in {"replace", "add"} else None
+        return Step(
+            f"t{self.labels}",
+            how,
+            immutable=self.random.random() < 0.2,
+            links=self.random.choice((0, 0, 0, 1, 2)),
+            errbacks=self.random.choice((0, 0, 0, 1)),
+            inner=inner,
+        )
