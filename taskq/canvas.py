@@ -414,7 +414,7 @@ def at_end(last: Signature[Any], options: Mapping[str, Any]) -> Signature[Any]:
 
 
 def _append(steps: list[Signature[Any]], step: Signature[Any]) -> None:
-    """celery-protocol.md 5.6. What has a group is no chord's body: so a long line of groups is not nested."""
+    """celery-protocol.md 5.6. A chord takes in tasks that follow it, but no further groups: so long lines stay flat."""
     last = steps[-1] if steps else None
     if isinstance(step, group) and not step.tasks and step.source is None:
         return
@@ -424,7 +424,7 @@ def _append(steps: list[Signature[Any]], step: Signature[Any]) -> None:
         steps[-1] = chord(last, step, app=last.app)
     elif isinstance(last, chord) and last.body is None:
         steps[-1] = last.replaced(body=step)
-    elif isinstance(last, chord) and not isinstance(step, group | chord):
+    elif isinstance(last, chord) and (ends_in_group(last) or not isinstance(step, group | chord)):
         steps[-1] = last.replaced(body=joined(last.body, step))
     else:
         steps.append(step)

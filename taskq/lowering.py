@@ -7,10 +7,10 @@ chain) stands in its options and moves on to the part that ends it: the last ste
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid5
 
-from taskq.canvas import END, at_end, chain, chord, dissolved, ends_in_group, group, joined
+from taskq.canvas import END, at_end, chain, chord, dissolved, ends_in_group, group
 from taskq.errors import ConfigError
 from taskq.message import Message
 from taskq.request import Request
@@ -118,11 +118,14 @@ def _as_member(member: Signature[Any]) -> Signature[Any]:
 
 
 def gathered(signature: Signature[Any]) -> Signature[Any]:
-    """What ends in a group, and then one task whose value is the list of the group's results."""
-    options = dict(signature.options)
-    task_id = {key: options.pop(key) for key in ("task_id",) if key in options}
-    gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, task_id, app=signature.app)
-    return joined(signature.replaced(options=options), gather)
+    """What ends in a group, with one task more, whose value is the list of the group's results."""
+    if isinstance(signature, chain):
+        *before, last = signature.tasks
+        return signature.replaced(tasks=(*before, gathered(last)))
+    if isinstance(signature, chord) and signature.body is not None:
+        return signature.replaced(body=gathered(signature.body))
+    gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=signature.app)
+    return chord(cast("group[Any]", signature), gather, app=signature.app)
 
 
 def added_to_chord(request: Request, signature: Signature[Any]) -> Signature[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskq import states
-from taskq.canvas import at_end, chain, chord, group
+from taskq.canvas import at_end, chain, chord, dissolved, group
 from taskq.errors import ChordError
 from taskq.failures import decode_exception, encode_exception
 from taskq.request import Request, WireSignature
@@ -29,13 +29,12 @@ class Part:
 
 @dataclass(slots=True)
 class Completed:
-    """What a completed chord comes to; `errbacks` are those of `failed`, which stands for the body."""
+    """What a completed chord comes to; `errbacks` are those of requests that stand for its body, and its `error`."""
 
     follow: FollowUps
     results: list[TaskResult] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
-    errbacks: Errbacks | None = None
-    failed: Request | None = None
+    errbacks: list[tuple[Request, Errbacks]] = field(default_factory=list)
     error: ChordError | None = None
 
 
@@ -60,14 +59,14 @@ def steps(links: Sequence[Mapping[str, Any]] | None) -> list[Signature[Any]]:
     return [as_signature(link) for link in reversed(links or ())]
 
 
-def _like(failure: TaskResult, task_id: str) -> TaskResult:
+def _like(failure: TaskResult, task_id: str, parent_id: str | None = None) -> TaskResult:
     return TaskResult(
         task_id,
         failure.state,
         failure.value,
         failure.traceback,
         date_done=failure.date_done,
-        parent_id=failure.task_id,
+        parent_id=parent_id or failure.task_id,
         reply_to=failure.reply_to,
     )
 
@@ -138,22 +137,43 @@ def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) 
         date_done=part.result.date_done,
         reply_to=request.reply_to,
     )
-    tasks = list(_named([body]))
-    stand_in = Request(
-        id=failure.task_id,
+    completed = Completed(FollowUps(), error=error)
+    for stand_in in _broken(body, request):
+        errbacks = after_failure(app, stand_in)
+        completed.follow.add(errbacks.follow)
+        completed.errbacks.append((stand_in, errbacks))
+    tasks = [task.options["task_id"] for task in _named([body])] or [failure.task_id]
+    completed.results = [_like(failure, task_id, part.result.task_id) for task_id in tasks]
+    completed.parts = list(_returns(body, failure))[:1]
+    return _once(completed, part)
+
+
+def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:
+    """What stands for the body in its errbacks' eyes; of a group, every member."""
+    if isinstance(body, group):
+        for member in dissolved(body):
+            yield from _broken(member, request)
+        return
+    yield Request(
+        id=body.options.get("task_id", ""),
         task=body.task,
         root_id=request.root_id,
         parent_id=request.id,
         reply_to=request.reply_to,
-        errbacks=_errbacks(body, tasks),
+        errbacks=[link.to_dict() for link in _entry(body)],
     )
-    errbacks = after_failure(app, stand_in)
-    results = [_like(failure, task.options["task_id"]) for task in tasks] or [failure]
-    outer = list(_returns(body, failure))[:1]
-    return _once(Completed(errbacks.follow, results, outer, errbacks, stand_in, error), part)
 
 
-def _errbacks(body: Signature[Any], tasks: Sequence[Signature[Any]]) -> list[WireSignature] | None:
-    """Those of the body; of a body that is a canvas, those of its first task that has some."""
-    having = (task.options["link_error"] for task in (body, *tasks) if task.options.get("link_error"))
-    return [link.to_dict() for link in as_signatures(next(having, None))] or None
+def _entry(body: Signature[Any]) -> list[Signature[Any]]:
+    """The errbacks of what would have run first: the body itself, the first step of a chain, a chord's own body."""
+    inner: Sequence[Signature[Any]] = ()
+    if isinstance(body, chain):
+        inner = body.tasks[:1]
+    elif isinstance(body, group):
+        inner = body.tasks
+    elif isinstance(body, chord) and body.body is not None:
+        inner = [body.body]
+    found = as_signatures(body.options.get("link_error"))
+    for signature in inner:
+        found += [link for link in _entry(signature) if link not in found]
+    return found

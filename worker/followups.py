@@ -9,10 +9,11 @@ from taskq.canvas import ends_in_group, group
 from taskq.errors import EncodeError, Replaced, Retry, StoreError
 from taskq.lowering import Prepared, gathered
 from taskq.request import Request
-from taskq.signatures import Signature, as_signature
+from taskq.signatures import Signature, as_signature, as_signatures
 from taskq.task import Task
 from taskq.worker.outcome import FollowUps
 
+_LINKS = ("link", "link_error")
 #: What preparing a message raises.
 CANNOT_BE_SENT = (EncodeError, StoreError, TypeError)
 
@@ -118,9 +119,10 @@ def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUp
     signature = replacement.signature
     if ends_in_group(signature):
         signature = gathered(signature)
+    signature = signature.link(*as_signatures(request.callbacks)).link_error(*as_signatures(request.errbacks))
     place = own_options(request)
-    for option in ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers"):
-        place.pop(option, None)  # about the run, not about its place
+    for option in ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers", *_LINKS):
+        place.pop(option, None)  # about the run, not about its place, or dealt with above
     place["replaced_task_nesting"] = request.replaced_task_nesting + 1
     moved = signature.replaced(options={**signature.options, **place})
     prepared = app.prepare(moved, request.reply_to, request)

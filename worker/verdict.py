@@ -278,8 +278,8 @@ class Verdict:
             follow.add(done.follow)
             outcome.follow = follow
             outcome.results = [*outcome.results, *done.results]
-            if done.errbacks is not None and done.failed is not None and done.error is not None:
-                await self._errbacks(done.errbacks, done.failed, done.error, None, outcome)
+            for stand_in, errbacks in done.errbacks:
+                await self._errbacks(errbacks, stand_in, done.error or ChordError(), None, outcome)
             waiting += done.parts
 
     def _completed(self, request: Request, part: Part, joined: Sequence[TaskResult]) -> Completed:

@@ -25,7 +25,9 @@ class Fate:
     With `lapse` it also never renews a lease, so that what takes long is given to another worker as well.
     """
 
-    def __init__(self, url: str, hour: int | None = None, *, before: bool = True, lapse: bool = False) -> None:
+    def __init__(
+        self, url: str, hour: int | None = None, *, before: bool = True, lapse: bool = False
+    ) -> None:
         self.url = url
         self.hour = hour
         self.before = before
@@ -70,9 +72,7 @@ class ChaosConsumer:
         requeue: Sequence[Delivery] = (),
         reject: Sequence[tuple[Delivery, str]] = (),
     ) -> None:
-        await self._fate.effect(
-            "settle", lambda: self._inner.settle(ack=ack, requeue=requeue, reject=reject)
-        )
+        await self._fate.effect("settle", lambda: self._inner.settle(ack=ack, requeue=requeue, reject=reject))
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
         await self._fate.alive()

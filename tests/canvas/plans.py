@@ -12,7 +12,7 @@ from taskq import TaskQ, chain, chord, group
 from taskq.signatures import Signature
 
 
-class Failed(Exception):  # noqa: N818 - an outcome
+class Failed(Exception):
     """A task failed; its argument is the type of the error that a caller sees."""
 
 
@@ -95,19 +95,21 @@ def attempt(plan: Plan, args: tuple[Any, ...], world: World) -> Any:
 
 
 def interpret_step(step: Step, args: tuple[Any, ...], world: World) -> Any:
-    if step.immutable:
-        args = ()
     try:
-        value: Any = [step.label, *args]
-        if step.how == "fail":
-            raise Failed("ValueError")
-        if step.how == "replace" and step.inner is not None:
-            value = whole(interpret(step.inner, (), world))
+        value = interpret_run(step, () if step.immutable else args, world)
     except Failed:
-        world.notes.update(f"{step.label} errback {number}" for number in range(step.errbacks))
+        world.notes.update(entry(step))
         raise
     world.notes.update(f"{step.label} link {number}" for number in range(step.links))
     return value
+
+
+def interpret_run(step: Step, args: tuple[Any, ...], world: World) -> Any:
+    if step.how == "fail":
+        raise Failed("ValueError")
+    if step.how == "replace" and step.inner is not None:
+        return whole(interpret(step.inner, (), world))
+    return [step.label, *args]
 
 
 def whole(value: Any) -> Any:
@@ -118,10 +120,18 @@ def whole(value: Any) -> Any:
 
 
 def flat(line: Line) -> list[Plan]:
+    """The steps of a line by Celery's rules (celery-protocol.md 5.6): what follows a group makes a chord of it."""
     steps: list[Plan] = []
-    for step in line.steps:
-        steps += flat(step) if isinstance(step, Line) else [step]
-    return [unrolled(step) for step in steps]
+    for outer in line.steps:
+        for step in flat(outer) if isinstance(outer, Line) else [unrolled(outer)]:
+            last = steps[-1] if steps else None
+            if isinstance(last, Side):
+                steps[-1] = Meet(last.members, step)
+            elif isinstance(last, Meet) and ends_in_side(last):
+                steps[-1] = Meet(last.members, Line([last.body, step]))
+            else:
+                steps.append(step)
+    return steps
 
 
 def unrolled(step: Plan) -> Plan:
@@ -129,6 +139,12 @@ def unrolled(step: Plan) -> Plan:
     if isinstance(step, Side) and len(members := members_of(step)) == 1:
         [step] = members
     return step
+
+
+def ends_in_side(plan: Plan) -> bool:
+    if isinstance(plan, Line):
+        return ends_in_side(flat(plan)[-1])
+    return ends_in_side(plan.body) if isinstance(plan, Meet) else isinstance(plan, Side)
 
 
 def members_of(side: Side) -> list[Plan]:
@@ -139,44 +155,26 @@ def members_of(side: Side) -> list[Plan]:
 
 
 def interpret_line(steps: list[Plan], args: tuple[Any, ...], world: World) -> Any:
-    value: Any = None
-    for number, step in enumerate(steps):
-        last = number == len(steps) - 1
-        if number:
-            args = (value,)
-        if isinstance(step, Line):  # what was a group of one
-            step_value = interpret_line(flat(step), args, world)
-        else:
-            step_value = interpret(step, args, world)
-        if last:
-            return step_value
-        value = meeting(step_value, steps[number + 1], world)
-    return value
-
-
-def meeting(value: Any, body: Plan, world: World) -> Any:
-    """The results of a group go on to what follows it; if one failed, that is a chord whose header failed."""
-    try:
-        return whole(value)
-    except Failed:
-        note_errbacks(body, world)
-        raise
+    for step in steps:
+        args = (interpret(step, args, world),)
+    return args[0]
 
 
 def note_errbacks(body: Plan, world: World) -> None:
-    """The errbacks of a body that cannot run: its own, or those of its first task."""
-    for step in tasks_of(body):
-        if step.errbacks:
-            world.notes.update(f"{step.label} errback {number}" for number in range(step.errbacks))
-            return
+    """The errbacks of a body that cannot run; those of each member if it is a group."""
+    for part in members_of(body) if isinstance(body, Side) else [body]:
+        world.notes.update(set(entry(part)))
 
 
-def tasks_of(plan: Plan) -> list[Step]:
+def entry(plan: Plan) -> list[str]:
+    """The errbacks of what would have run first."""
     if isinstance(plan, Step):
-        return [plan]
-    inner = {Line: "steps", Side: "members", Meet: "members"}[type(plan)]
-    tasks = [task for part in getattr(plan, inner) for task in tasks_of(part)]
-    return tasks + (tasks_of(plan.body) if isinstance(plan, Meet) else [])
+        return [f"{plan.label} errback {number}" for number in range(plan.errbacks)]
+    if isinstance(plan, Side):
+        return [note for member in members_of(plan) for note in entry(member)]
+    if isinstance(plan, Meet):
+        return entry(plan.body)
+    return entry(flat(plan)[0])
 
 
 def interpret_meet(meet: Meet, args: tuple[Any, ...], world: World) -> Any:
@@ -227,22 +225,20 @@ class Maker:
             return Line([self.plan(depth - 1) for _ in range(self.random.randint(1, 4))])
         if kind == "side":
             return Side([self.plan(depth - 1) for _ in range(self.random.randint(1, 3))])
-        members = [self.member(depth - 1) for _ in range(self.random.choice((0, 1, 2, 3, 3)))]
+        members = [self.plan(depth - 1) for _ in range(self.random.choice((0, 1, 2, 3, 3)))]
+        if members and self.random.random() < 0.3:  # one at most: what several add comes in any order
+            members[0] = self.step(depth, how="add")
         return Meet(members, self.plan(depth - 1))
-
-    def member(self, depth: int) -> Plan:
-        if depth and self.random.random() < 0.15:
-            return self.step(depth, how="add")
-        return self.plan(depth)
 
     def step(self, depth: int, how: str | None = None) -> Step:
         self.left -= 1
         self.labels += 1
+        label = f"t{self.labels}"
         hows = ("ok", "fail", "retry", "replace")
         how = how or self.random.choices(hows, (16, 1, 2, 2 if depth else 0))[0]
         inner = self.plan(depth - 1) if how in {"replace", "add"} else None
         return Step(
-            f"t{self.labels}",
+            label,
             how,
             immutable=self.random.random() < 0.2,
             links=self.random.choice((0, 0, 0, 1, 2)),

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +17,6 @@ from taskq.store import STORES
 from tests.canvas.chaos import Fate
 from tests.canvas.plans import Line, Maker, Meet, Plan, Side, Step
 from tests.canvas.universe import LEASE, Universe, run
-
 
 Sent = Counter[tuple[str, str, int, int]]
 
@@ -36,11 +35,10 @@ class Recorder:
 
     def __init__(self, hub: Hub) -> None:
         self.sent: Sent = Counter()
-        self._hub = hub
-        self._add: Callable[..., None] = hub.add
+        self._add = hub.add
         hub.add = self.add  # type: ignore[method-assign]  # looks on
 
-    def add(self, messages: Sequence[tuple[str, int, bytes]]) -> None:
+    def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
         messages = list(messages)
         for _, _, raw in messages:
             headers = loads(raw).headers
@@ -48,9 +46,6 @@ class Recorder:
                 headers["task"], headers["id"], headers["retries"], headers["replaced_task_nesting"]
             ] += 1
         self._add(messages)
-
-    def idle(self) -> bool:
-        return not self._hub.size("celery") and not any(consumer.held for consumer in self._hub._consumers)
 
 
 async def memory_run(plan: Plan, *lives: Sequence[tuple[int, bool] | None], lapse: bool = False) -> Universe:
@@ -149,7 +144,9 @@ async def test_the_same_on_sqlite(tmp_path: Path) -> None:
     async def one(seed: int) -> None:
         url = f"sqlite:///{tmp_path}/{seed}.db?synchronous=normal"
         random = Random(seed)
-        lives = [[Fate(url, random.randint(1, 12), before=random.random() < 0.5), Fate(url)] for _ in range(2)]
+        lives = [
+            [Fate(url, random.randint(1, 12), before=random.random() < 0.5), Fate(url)] for _ in range(2)
+        ]
         await run(Universe(url), Maker(seed).plan(), *lives)
 
     await in_batches(range(3000, 3020), one, at_once=5)

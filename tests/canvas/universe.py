@@ -111,9 +111,11 @@ def plain(value: Any) -> Any:
 
 def spread(value: Any, like: Any) -> Any:
     """A failure before a group is that of every member."""
-    if isinstance(value, str) and value.startswith("failed") and isinstance(like, list):
-        return [spread(value, item) for item in like]
-    return value
+    if not isinstance(like, list):
+        return value
+    if isinstance(value, list):
+        return [spread(*both) for both in zip(value, like, strict=True)]
+    return [spread(value, item) for item in like] if str(value).startswith("failed") else value
 
 
 async def run(universe: Universe, plan: Plan, *lives: Sequence[Fate], within: float = 60.0) -> Signature[Any]:
@@ -124,6 +126,6 @@ async def run(universe: Universe, plan: Plan, *lives: Sequence[Fate], within: fl
         handle = await signature.apply_async()
         got = plain(await seen(handle, within))
         await eventually(lambda: universe.notes >= notes, within=within)
-    assert got == spread(plain(value), got), f"{signature!r}"
-    assert set(universe.notes) == set(notes), f"{signature!r}"
+    assert got == spread(plain(value), got), signature
+    assert set(universe.notes) == set(notes), signature
     return signature

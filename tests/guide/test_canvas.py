@@ -214,7 +214,7 @@ async def test_a_new_user(tasks: Tasks) -> None:
 async def test_a_group_of_immutables_at_the_end_of_a_chain(tasks: Tasks) -> None:
     async with running(tasks.app):
         res: Any = await (tasks.add.s(4, 4) | group(tasks.add.si(i, i) for i in range(10)))()
-        assert isinstance(res, GroupResult)
+        assert repr(res).startswith("<GroupResult")
         assert await res.get(timeout=10) == list(range(0, 20, 2))
         assert await res.parent.get(timeout=10) == 8
 
