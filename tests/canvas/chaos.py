@@ -34,6 +34,8 @@ class Fate:
         self.lapse = lapse
         self.effects: list[str] = []
         self.dead = asyncio.Event()
+        #: The test is through with this worker: what still hangs is to end.
+        self.buried = asyncio.Event()
 
     async def effect(self, name: str, act: Callable[[], Awaitable[T]]) -> T:
         await self.alive()
@@ -52,8 +54,8 @@ class Fate:
 
     async def die(self) -> NoReturn:
         self.dead.set()
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError("the dead do not wake")
+        await self.buried.wait()
+        raise asyncio.CancelledError
 
 
 class ChaosConsumer:
@@ -105,11 +107,21 @@ class ChaosBroker:
         return [] if self._fate.lapse else await self._inner.renew(held)
 
     async def close(self) -> None:
-        if not self._fate.dead.is_set():
+        if self._fate.dead.is_set():
+            abandon(self._inner)
+        else:
             await self._inner.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def abandon(broker: Any) -> None:
+    """What the system does for a process that was killed: its sockets and files are closed."""
+    if file := getattr(broker, "_file", None):
+        file.close()
+        for consumer in broker._consumers:
+            consumer._listener.close()
 
 
 class ChaosStore:

@@ -18,7 +18,7 @@ from tests.canvas.chaos import Fate
 from tests.canvas.plans import Line, Maker, Meet, Plan, Side, Step
 from tests.canvas.universe import LEASE, Universe, run
 
-Sent = Counter[tuple[str, str, int, int]]
+Sent = Counter[tuple[str, str, int, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +42,7 @@ class Recorder:
         messages = list(messages)
         for _, _, raw in messages:
             headers = loads(raw).headers
-            self.sent[
-                headers["task"], headers["id"], headers["retries"], headers["replaced_task_nesting"]
-            ] += 1
+            self.sent[headers["task"], headers["id"], headers["retries"], headers["argsrepr"]] += 1
         self._add(messages)
 
 

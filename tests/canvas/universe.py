@@ -65,6 +65,7 @@ class Universe:
                 await asyncio.wait([life, death], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 fate.dead.set()
+                fate.buried.set()
                 life.cancel()
                 death.cancel()
                 await asyncio.gather(life, death, return_exceptions=True)
