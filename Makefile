@@ -22,10 +22,10 @@ run: $(RUN) ## the main job, on the embedded broker: a worker runs an applicatio
 	@$(BIN)/python examples/tour/tour.py
 
 test: $(DEV) ## the test suite; starts private Redis and RabbitMQ servers when none answers
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -n 4 -m "not slow" $(ARGS)
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## the long tests: workers killed, blocked and stopped, 10,000 delayed tasks, the wheel
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m slow $(ARGS)
 
 test-fast: $(DEV) ## the tests that need no server (memory, SQLite) and take no long time
 	@$(BIN)/python -m pytest -m "not redis and not rabbitmq and not slow" $(ARGS)

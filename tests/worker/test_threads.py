@@ -105,8 +105,9 @@ async def test_interrupts_that_race_with_the_end_never_hit_the_pool(pool: Thread
 
 async def test_an_abandoned_thread_is_replaced_and_ends_with_its_run(pool: ThreadPool) -> None:
     release = threading.Event()
+    others = set(threading.enumerate())
     stuck = [pool.submit(release.wait) for _ in range(2)]
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("taskq-")]
+    threads = [thread for thread in threading.enumerate() if thread not in others]
     await eventually(pool._calls.empty)
     for run in stuck:
         run.abandon()
