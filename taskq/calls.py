@@ -16,8 +16,7 @@ from taskq.signatures import Signature, as_signature, as_signatures, new_id
 from taskq.signing import sign
 
 _HOST = socket.gethostname()
-_TRANSIENT = 1
-_PERSISTENT = 2
+_DELIVERY_MODES: dict[int | str, int] = {1: 1, "transient": 1, 2: 2, "persistent": 2}
 
 
 class TaskDefaults(Protocol):
@@ -98,9 +97,10 @@ class CallBuilder:
     def _delivery_mode(self, mode: int | str | None) -> int:
         if mode is None:
             mode = self._conf.task_default_delivery_mode
-        if isinstance(mode, str):
-            return _TRANSIENT if mode == "transient" else _PERSISTENT
-        return mode
+        known = _DELIVERY_MODES.get(mode)
+        if known is None:
+            raise TypeError(f"delivery_mode is {mode!r}: persistent (2) or transient (1)")
+        return known
 
     def _relate(self, call: Call, options: Mapping[str, Any], parent: Request | None) -> None:
         """celery-protocol.md 5.3: sent by a task, the call has that task as parent and its root as root."""

@@ -1,26 +1,31 @@
 """Running a signature here and now, as a worker would: for `apply` and `task_always_eager`."""
 
 import asyncio
-import inspect
+import functools
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from taskq import states
+from taskq import signals, states
 from taskq.calls import own_options
 from taskq.canvas import chain, chord, group
 from taskq.errors import Ignore, Reject, Replaced, Retry
 from taskq.failures import encode_exception
+from taskq.hooks import Hooks
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult
+from taskq.retries import is_retried, retry_by_itself
 from taskq.signatures import Signature, as_signature, as_signatures, new_id
 from taskq.store import TaskResult
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
+    from taskq.task import Task
+
+_HOOKS = Hooks(asyncio.to_thread)
 
 
 async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[Any] | GroupResult[Any]:
-    """Run a signature with its retries and callbacks; parts of a canvas one after the other.
+    """Run a signature with its retries, callbacks, hooks and signals; parts of a canvas one after the other.
 
     Raises:
         NotRegistered: there is no such task here.
@@ -95,12 +100,22 @@ async def _run(app: "TaskQ", request: Request) -> TaskResult:
     task = app.require_task(request.task)
     token = current.set(request)
     try:
-        if task.is_async:
-            value = await task.run(*request.args, **request.kwargs)
-        else:
-            value = await asyncio.to_thread(task.run, *request.args, **request.kwargs)
+        await _HOOKS.around(signals.task_prerun, task, request)
+        result = await _attempt(app, task, request)
+        await _HOOKS.around(signals.task_postrun, task, request)
+    finally:
+        current.reset(token)
+    result.children = request.children
+    return result
+
+
+async def _attempt(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request) -> TaskResult:
+    try:
+        await _HOOKS.before_start(task, request)
+        run = functools.partial(task.run, **request.kwargs)
+        value = await _HOOKS.call(task, run, *request.args)
     except Retry as retry:
-        return await _again(app, request, retry)
+        return await _again(app, task, request, retry)
     except Replaced as replacement:
         instead = await run_eagerly(app, replacement.signature)
         value = (
@@ -108,35 +123,48 @@ async def _run(app: "TaskQ", request: Request) -> TaskResult:
         )
     except (Ignore, Reject) as control:
         return TaskResult(request.id, states.IGNORED if isinstance(control, Ignore) else states.REJECTED)
-    except Exception as error:
-        if app.conf.task_eager_propagates:
-            raise
-        await _errbacks(app, request, error)
-        return TaskResult(request.id, states.FAILURE, encode_exception(error), traceback.format_exc())
-    finally:
-        current.reset(token)
+    except Exception as error:  # noqa: BLE001 - whatever a task raises is its outcome
+        return await _retried_or_failed(app, task, request, error)
     for link in request.callbacks or ():
         await run_eagerly(app, as_signature(link, app).merged((value,), None, {}))
+    await _HOOKS.ended(task, request, states.SUCCESS, value, None)
     return TaskResult(request.id, states.SUCCESS, value)
 
 
-async def _again(app: "TaskQ", request: Request, retry: Retry) -> TaskResult:
+async def _retried_or_failed(
+    app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, error: Exception
+) -> TaskResult:
+    if is_retried(task, error):
+        try:
+            retry_by_itself(task, request, error)
+        except Retry as retry:
+            return await _again(app, task, request, retry)
+        except Exception as final:  # noqa: BLE001 - what the task ends with
+            error = final
+    if app.conf.task_eager_propagates:
+        raise error
+    text = "".join(traceback.format_exception(error))
+    await _errbacks(app, request, error, text)
+    await _HOOKS.ended(task, request, states.FAILURE, error, text)
+    return TaskResult(request.id, states.FAILURE, encode_exception(error), text)
+
+
+async def _again(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, retry: Retry) -> TaskResult:
     """A retry runs at once: there is nobody to wait for it."""
+    await _HOOKS.ended(task, request, states.RETRY, retry.exc, "".join(traceback.format_exception(retry)))
     options = {**own_options(request), **retry.options, "retries": request.retries + 1}
     args = request.args if retry.args_ is None else retry.args_
     kwargs = request.kwargs if retry.kwargs_ is None else retry.kwargs_
     return await _run(app, _request(Signature(request.task, args, kwargs, options)))
 
 
-async def _errbacks(app: "TaskQ", request: Request, error: Exception) -> None:
+async def _errbacks(app: "TaskQ", request: Request, error: Exception, text: str) -> None:
     """Both styles of celery-protocol.md 5.5."""
-    text = traceback.format_exc()
     for link in request.errbacks or ():
         signature = as_signature(link, app)
         task = app.find_task(signature.task)
         if task is not None and not task.bind and task.arguments.most_positional > 1:
-            returned = task.run(request, error, text, *signature.args, **signature.kwargs)
-            if inspect.isawaitable(returned):
-                await returned
+            call = functools.partial(task.run, **signature.kwargs)
+            await _HOOKS.call(task, call, request, error, text, *signature.args)
         else:
             await run_eagerly(app, signature.merged((request.id,), None, {}))

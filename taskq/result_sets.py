@@ -180,6 +180,8 @@ class ResultSet(Generic[R]):
         if leaves:
             store = await leaves[0].backend.open_store()
             await store.forget([leaf.id for leaf in leaves])
+            for leaf in leaves:
+                leaf.see(None)
 
     async def revoke(
         self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0

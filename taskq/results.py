@@ -53,7 +53,7 @@ class AsyncResult(Generic[R]):
         """The app whose result store it looks into."""
         return self._backend
 
-    def see(self, state: TaskResult) -> None:
+    def see(self, state: TaskResult | None) -> None:
         """Take note of a state found elsewhere."""
         self._seen = state
 
@@ -265,7 +265,7 @@ class AsyncResult(Generic[R]):
         """Remove the stored result. Raises StoreError."""
         store = await self._backend.open_store()
         await store.forget([self.id])
-        self._seen = None
+        self.see(None)
 
     async def revoke(
         self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0

@@ -12,7 +12,6 @@ from taskq.errors import TaskRevokedError
 from taskq.request import current
 from taskq.worker.drive import CoroutineRun
 from taskq.worker.effects import Effects
-from taskq.worker.hooks import overrides
 from taskq.worker.job import Job, Place
 from taskq.worker.limits import Limits, Run
 from taskq.worker.outcome import Outcome
@@ -64,9 +63,7 @@ class Executor:
             outcome = await self._ended(job, error)
         request.record = None  # what goes on in the background has no say any more
         if signals.task_postrun.receivers:
-            await signals.task_postrun.send(
-                task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
-            )
+            await self._verdict.hooks.around(signals.task_postrun, task, request)
         return outcome
 
     async def _perform(self, job: Job) -> Any:
@@ -95,15 +92,12 @@ class Executor:
     async def _before(self, job: Job) -> None:
         request, task = job.request, job.task
         if signals.task_prerun.receivers:
-            await signals.task_prerun.send(
-                task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
-            )
+            await self._verdict.hooks.around(signals.task_prerun, task, request)
         if self._conf.task_track_started if task.track_started is None else task.track_started:
             meta = {"pid": self._pid, "hostname": self._hostname}
             self._effects.record(stored_state(job, states.STARTED, meta))  # stored in order with what follows
         self._verdict.log.started(job)
-        if overrides(task, "before_start"):
-            await self._verdict.hooks.call(task, task.before_start, request.id, request.args, request.kwargs)
+        await self._verdict.hooks.before_start(task, request)
 
     async def _run(self, job: Job) -> Any:
         request, task = job.request, job.task

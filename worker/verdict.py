@@ -21,8 +21,10 @@ from taskq.errors import (
     WorkerLostError,
 )
 from taskq.failures import encode_exception
+from taskq.hooks import Hooks
 from taskq.protocol import task_id_of
 from taskq.request import Request
+from taskq.retries import is_retried, retry_by_itself
 from taskq.store import TaskResult
 from taskq.worker.admission import Refused
 from taskq.worker.child_protocol import RemoteTraceback
@@ -37,12 +39,10 @@ from taskq.worker.followups import (
     retried,
     retry_due,
 )
-from taskq.worker.hooks import Hooks
 from taskq.worker.job import Job
 from taskq.worker.outcome import FollowUps, Outcome, Settle
 from taskq.worker.processes import ProcessLost
 from taskq.worker.results import extended, failure_of, is_ignored, stored_state
-from taskq.worker.retries import is_retried, retry_by_itself
 from taskq.worker.runlog import RunLog
 
 logger = logging.getLogger("taskq.worker")
@@ -75,7 +75,7 @@ class Verdict:
         outcome = self._outcome(job, self._stored(job, result), follow)
         if request.chord is not None:
             await self._return(request, outcome, result)
-        await self.hooks.ended(job, states.SUCCESS, value, None)
+        await self.hooks.ended(job.task, request, states.SUCCESS, value, None)
         return outcome
 
     async def of(self, job: Job, error: BaseException) -> Outcome:
@@ -113,7 +113,7 @@ class Verdict:
             await self._return(request, outcome, failure)
         else:
             await self._failed_after(request, outcome, failure, error, text)
-        await self.hooks.ended(job, states.FAILURE, error, text)
+        await self.hooks.ended(job.task, request, states.FAILURE, error, text)
         return outcome
 
     def handed_back(self, job: Job) -> Outcome:
@@ -190,7 +190,7 @@ class Verdict:
         text = as_text(from_user_code(retry))
         value = None if retry.exc is None else encode_exception(retry.exc)
         result = self._state(job, states.RETRY, value, text)
-        await self.hooks.ended(job, states.RETRY, retry.exc, text)
+        await self.hooks.ended(job.task, job.request, states.RETRY, retry.exc, text)
         return self._outcome(job, self._stored(job, result), follow)
 
     async def _replaced(self, job: Job, replacement: Replaced) -> Outcome:

@@ -13,6 +13,7 @@ from taskq.broker import Broker, Consumer, open_broker
 from taskq.clock import now
 from taskq.errors import OperationalError
 from taskq.events import EventWriter
+from taskq.hooks import Hooks
 from taskq.layers import Source
 from taskq.settings import Settings
 from taskq.store import ResultStore
@@ -23,7 +24,6 @@ from taskq.worker.effects import Effects
 from taskq.worker.events import EventSender
 from taskq.worker.executor import Executor
 from taskq.worker.health import Vitals
-from taskq.worker.hooks import Hooks
 from taskq.worker.intake import Intake
 from taskq.worker.job import Job, Place
 from taskq.worker.leases import Leases
@@ -140,9 +140,9 @@ class Worker:
         return min(limit, self.capacity) if broker.features.delays else limit
 
     async def _work(self, parts: "_Parts") -> None:
+        await parts.remote.open()
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
         completer = asyncio.create_task(parts.completer.run(), name="taskq-completer")
-        await parts.remote.open()
         stopping = asyncio.create_task(self._stopping.wait(), name="taskq-stop")
         tasks = [intake, stopping, completer]
         parts.watchdog.start()
@@ -248,7 +248,7 @@ class _Parts:
         effects = Effects(
             self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
         )
-        verdict = Verdict(app, effects, Hooks(self.threads), now=now, log=log)
+        verdict = Verdict(app, effects, Hooks(lambda call: self.threads.submit(call).done), now=now, log=log)
         self.runner = self._runner(worker, effects, verdict)
         self.watchdog = _watchdog(worker, self.renewed, self.runner)
         self.throttle = Throttle(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.worker.retries import backoff
+from taskq.retries import backoff
 
 
 @pytest.mark.parametrize(
