@@ -407,6 +407,10 @@ def _undone(inner: "chain[Any]") -> Sequence[Signature[Any]]:
 
 def at_end(last: Signature[Any], options: Mapping[str, Any]) -> Signature[Any]:
     """The part that ends a canvas, with what the canvas's options say about its end."""
+    if isinstance(last, chain) and last.tasks:
+        *before, end = last.tasks
+        tasks = (*before, at_end(end, {**options, "chain": None}))
+        last, options = last.replaced(tasks=tasks), {"chain": options.get("chain")}
     moved = {key: options[key] for key in END if options.get(key) is not None}
     ended = last.replaced(options={**last.options, **moved}) if moved else last
     links = as_signatures(options.get("link"))

@@ -78,8 +78,15 @@ def _frozen_chain(signature: "chain[Any]", reply_to: str) -> Signature[Any]:
     steps = [frozen(step, reply_to) for step in steps]
     options = {**signature.options}
     if steps:
-        options["task_id"] = steps[-1].options["task_id"]
+        options["task_id"] = end_id(steps[-1])
     return signature.replaced(tasks=tuple(steps), options=options)
+
+
+def end_id(signature: Signature[Any]) -> str:
+    """The id under which the result of a frozen signature is found; "" where it was never frozen."""
+    if isinstance(signature, chord) and signature.body is not None:
+        return end_id(signature.body)
+    return str(signature.options.get("task_id") or "")
 
 
 def _frozen_group(signature: "group[Any]", reply_to: str, start: int) -> Signature[Any]:
@@ -104,12 +111,9 @@ def _frozen_chord(signature: "chord[Any]", reply_to: str, start: int) -> Signatu
     rest = {key: value for key, value in options.items() if key not in {"link", "link_error"}}
     header = group(*map(_as_member, signature.header.tasks), app=signature.app)
     header = header.replaced(options=signature.header.options)
-    body = frozen(body, reply_to)
-    return signature.replaced(
-        header=_frozen_group(header, reply_to, start),
-        body=body,
-        options={**rest, "task_id": body.options["task_id"]},
-    )
+    header = cast("group[Any]", _frozen_group(header, reply_to, start))
+    options = {**rest, "task_id": header.options["task_id"]}
+    return signature.replaced(header=header, body=frozen(body, reply_to), options=options)
 
 
 def _as_member(member: Signature[Any]) -> Signature[Any]:

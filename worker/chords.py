@@ -11,6 +11,7 @@ from taskq import states
 from taskq.canvas import at_end, chain, chord, dissolved, group
 from taskq.errors import ChordError
 from taskq.failures import decode_exception, encode_exception
+from taskq.lowering import end_id
 from taskq.request import Request, WireSignature
 from taskq.signatures import Signature, as_signature, as_signatures
 from taskq.store import TaskResult
@@ -131,7 +132,7 @@ def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) 
     """celery-protocol.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
     body = as_signature(part.body)
     failure = TaskResult(
-        body.options.get("task_id", ""),
+        end_id(body),
         states.FAILURE,
         encode_exception(error),
         date_done=part.result.date_done,
@@ -155,7 +156,7 @@ def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:
             yield from _broken(member, request)
         return
     yield Request(
-        id=body.options.get("task_id", ""),
+        id=end_id(body),
         task=body.task,
         root_id=request.root_id,
         parent_id=request.id,

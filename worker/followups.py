@@ -44,10 +44,10 @@ def after_success(app: Preparer, request: Request, value: Any) -> FollowUps:
 
 
 def _callbacks(request: Request) -> list[Signature[Any]]:
-    """One callback goes alone; several plain ones go as one group, as Celery sends them."""
+    """One callback goes alone; of several, the plain ones go as one group, as Celery sends them."""
     signatures = [as_signature(link) for link in request.callbacks or ()]
     plain = [signature for signature in signatures if type(signature) is Signature]
-    if len(plain) < 2:
+    if len(signatures) < 2 or not plain:
         return signatures
     return [*(s for s in signatures if type(s) is not Signature), group(*plain)]
 
