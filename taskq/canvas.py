@@ -302,6 +302,18 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         """Arguments go to the members of the header."""
         return self.replaced(header=self.header.merged(args, kwargs, {}), options={**self.options, **options})
 
+    def settled(self) -> Self:
+        """A copy whose callbacks, errbacks and id are those of its body, as they mean."""
+        if self.body is None:
+            return self
+        options = {key: value for key, value in self.options.items() if key not in _NOT_SHARED}
+        links, errbacks = (as_signatures(self.options.get(key)) for key in ("link", "link_error"))
+        body = self.body.link(*links).link_error(*errbacks)
+        task_id = self.options.get("task_id")
+        if task_id and not body.options.get("task_id"):
+            body = body.replaced(options={**body.options, "task_id": task_id})
+        return self.replaced(body=body, options=options)
+
     def stamped(self, by: Stamping, stamps: Stamps) -> Self:
         """A copy whose header and body are stamped."""
         asked = by.asked(stamps, by.visitor.on_chord_header_start, self)
@@ -429,7 +441,8 @@ def _append(steps: list[Signature[Any]], step: Signature[Any]) -> None:
     elif isinstance(last, chord) and last.body is None:
         steps[-1] = last.replaced(body=step)
     elif isinstance(last, chord) and (ends_in_group(last) or not isinstance(step, group | chord)):
-        steps[-1] = last.replaced(body=joined(last.body, step))
+        settled = last.settled()
+        steps[-1] = settled.replaced(body=joined(settled.body, step))
     else:
         steps.append(step)
 

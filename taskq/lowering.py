@@ -17,6 +17,8 @@ from taskq.request import Request
 from taskq.results import AsyncResult, GroupResult
 from taskq.signatures import Signature, as_signatures, new_id
 
+#: The task that gives the results of a group as one value (celery-protocol.md 5.1).
+_GATHER = "celery.accumulate"
 #: Names the tasks that are added to chords.
 _ADDED = UUID("6b1fb2a5-7c0b-4f0e-9d4a-1f3b1a0f7a61")
 #: Options of a canvas that its parts do not inherit.
@@ -70,8 +72,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frozen_chain(signature: "chain[Any]", reply_to: str) -> Signature[Any]:
-    errbacks = as_signatures(signature.options.get("link_error"))
-    steps = [step.link_error(*errbacks) for step in signature.tasks] if errbacks else list(signature.tasks)
+    steps = _with_errbacks(signature)
     if steps and signature.options.get("task_id"):
         last = steps[-1]
         steps[-1] = last.replaced(options={"task_id": signature.options["task_id"], **last.options})
@@ -80,6 +81,12 @@ def _frozen_chain(signature: "chain[Any]", reply_to: str) -> Signature[Any]:
     if steps:
         options["task_id"] = end_id(steps[-1])
     return signature.replaced(tasks=tuple(steps), options=options)
+
+
+def _with_errbacks(signature: "chain[Any]") -> list[Signature[Any]]:
+    """The steps of a chain; its errbacks are those of every step."""
+    errbacks = as_signatures(signature.options.get("link_error"))
+    return [step.link_error(*errbacks) for step in signature.tasks] if errbacks else list(signature.tasks)
 
 
 def end_id(signature: Signature[Any]) -> str:
@@ -99,21 +106,14 @@ def _frozen_group(signature: "group[Any]", reply_to: str, start: int) -> Signatu
 
 
 def _frozen_chord(signature: "chord[Any]", reply_to: str, start: int) -> Signature[Any]:
+    signature = signature.settled()
     if signature.body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
-    options = signature.options
-    body = signature.body
-    if options.get("link") or options.get("link_error"):
-        body = body.link(*as_signatures(options.get("link")))
-        body = body.link_error(*as_signatures(options.get("link_error")))
-    if options.get("task_id") and "task_id" not in body.options:
-        body = body.replaced(options={**body.options, "task_id": options["task_id"]})
-    rest = {key: value for key, value in options.items() if key not in {"link", "link_error"}}
     header = group(*map(_as_member, signature.header.tasks), app=signature.app)
     header = header.replaced(options=signature.header.options)
     header = cast("group[Any]", _frozen_group(header, reply_to, start))
-    options = {**rest, "task_id": header.options["task_id"]}
-    return signature.replaced(header=header, body=frozen(body, reply_to), options=options)
+    options = {**signature.options, "task_id": header.options["task_id"]}
+    return signature.replaced(header=header, body=frozen(signature.body, reply_to), options=options)
 
 
 def _as_member(member: Signature[Any]) -> Signature[Any]:
@@ -125,11 +125,20 @@ def gathered(signature: Signature[Any]) -> Signature[Any]:
     """What ends in a group, with one task more, whose value is the list of the group's results."""
     if isinstance(signature, chain):
         *before, last = signature.tasks
-        return signature.replaced(tasks=(*before, gathered(last)))
-    if isinstance(signature, chord) and signature.body is not None:
-        return signature.replaced(body=gathered(signature.body))
-    gather: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=signature.app)
+        last = last.link(*as_signatures(signature.options.get("link")))
+        options = {**signature.options, "link": None}
+        return signature.replaced(tasks=(*before, gathered(last)), options=options)
+    if isinstance(signature, chord) and (settled := signature.settled()).body is not None:
+        return settled.replaced(body=gathered(settled.body))
+    gather: Signature[Any] = Signature(_GATHER, (), {"index": 0}, app=signature.app)
     return chord(cast("group[Any]", signature), gather, app=signature.app)
+
+
+def bare(signature: Signature[Any]) -> Signature[Any]:
+    """What was made by `gathered` of a group: the group."""
+    if isinstance(signature, chord) and signature.body is not None and signature.body.task == _GATHER:
+        return signature.header
+    return signature
 
 
 def added_to_chord(request: Request, signature: Signature[Any]) -> Signature[Any]:
@@ -168,7 +177,7 @@ def lowered(signature: Signature[Any]) -> Lowered:
 
 
 def _lowered_chain(signature: "chain[Any]") -> Lowered:
-    steps = list(signature.tasks)
+    steps = _with_errbacks(signature)
     if not steps:
         raise ConfigError("a chain without tasks cannot be sent")
     options = signature.options
@@ -193,13 +202,13 @@ def _lowered_group(signature: "group[Any]") -> Lowered:
 
 
 def _lowered_chord(signature: "chord[Any]") -> Lowered:
+    signature = signature.settled()
     options, header = signature.options, signature.header
-    body = signature.body
-    if body is None:
+    if signature.body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
     group_id = header.options["task_id"]
     # What follows the chord follows its body (celery-protocol.md 5.6).
-    body = at_end(body, {"group_id": group_id, **_given(options)})
+    body = at_end(signature.body, {"group_id": group_id, **_given(options)})
     if not header.tasks:
         return lowered(body.merged(([],), None, {}))
     shared = {key: value for key, value in {**header.options, **options}.items() if key not in _OWN}

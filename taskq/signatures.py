@@ -117,7 +117,7 @@ class Signature(Generic[R]):
     def _extended(self, option: str, links: Sequence[AnySignature]) -> Self:
         known = as_signatures(self.options.get(option))
         added = [link for link in as_signatures(links) if link not in known]
-        return self.replaced(options={**self.options, option: [*known, *added]})
+        return self.replaced(options={**self.options, option: [*known, *added]}) if added else self
 
     def stamp(
         self,

@@ -11,7 +11,7 @@ from taskq import states
 from taskq.canvas import at_end, chain, chord, dissolved, group
 from taskq.errors import ChordError
 from taskq.failures import decode_exception, encode_exception
-from taskq.lowering import end_id
+from taskq.lowering import bare, end_id
 from taskq.request import Request, WireSignature
 from taskq.signatures import Signature, as_signature, as_signatures
 from taskq.store import TaskResult
@@ -151,8 +151,9 @@ def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) 
 
 def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:
     """What stands for the body in its errbacks' eyes; of a group, every member."""
-    if isinstance(body, group):
-        for member in dissolved(body):
+    entered = bare(body)
+    if isinstance(entered, group):
+        for member in dissolved(entered):
             yield from _broken(member, request)
         return
     yield Request(
@@ -168,12 +169,13 @@ def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:
 def _entry(body: Signature[Any]) -> list[Signature[Any]]:
     """The errbacks of what would have run first: the body itself, the first step of a chain, a chord's own body."""
     inner: Sequence[Signature[Any]] = ()
-    if isinstance(body, chain):
-        inner = body.tasks[:1]
-    elif isinstance(body, group):
-        inner = body.tasks
-    elif isinstance(body, chord) and body.body is not None:
-        inner = [body.body]
+    entered = bare(body)
+    if isinstance(entered, chain):
+        inner = entered.tasks[:1]
+    elif isinstance(entered, group):
+        inner = entered.tasks
+    elif isinstance(entered, chord) and entered.body is not None:
+        inner = [entered.body]
     found = as_signatures(body.options.get("link_error"))
     for signature in inner:
         found += [link for link in _entry(signature) if link not in found]

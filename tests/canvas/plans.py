@@ -4,7 +4,7 @@ A plan is data. `interpret` is the reference: what each task returns, in plain P
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -17,29 +17,35 @@ class Failed(Exception):
 
 
 @dataclass
-class Step:
+class Linked:
+    """`links` and `errbacks` are the notes that callbacks and errbacks write."""
+
+    links: list[str] = field(default_factory=list, kw_only=True)
+    errbacks: list[str] = field(default_factory=list, kw_only=True)
+
+
+@dataclass
+class Step(Linked):
     """One task. `how`: ok, fail, retry (twice), replace (by `inner`), add (`inner` to its chord)."""
 
     label: str
     how: str = "ok"
     immutable: bool = False
-    links: int = 0
-    errbacks: int = 0
     inner: "Plan | None" = None
 
 
 @dataclass
-class Line:
+class Line(Linked):
     steps: "list[Plan]"
 
 
 @dataclass
-class Side:
+class Side(Linked):
     members: "list[Plan]"
 
 
 @dataclass
-class Meet:
+class Meet(Linked):
     members: "list[Plan]"
     body: "Plan"
 
@@ -51,6 +57,15 @@ Plan = Step | Line | Side | Meet
 
 
 def build(app: TaskQ, plan: Plan) -> Signature[Any]:
+    made = build_bare(app, plan)
+    for note in plan.links:
+        made = made.link(app.signature("note", (note,)))
+    for note in plan.errbacks:
+        made = made.link_error(app.signature("note", (note,)))
+    return made
+
+
+def build_bare(app: TaskQ, plan: Plan) -> Signature[Any]:
     if isinstance(plan, Line):
         return chain(*(build(app, step) for step in plan.steps), app=app)
     if isinstance(plan, Side):
@@ -58,12 +73,7 @@ def build(app: TaskQ, plan: Plan) -> Signature[Any]:
     if isinstance(plan, Meet):
         return chord([build(app, member) for member in plan.members], build(app, plan.body), app=app)
     inner = None if plan.inner is None else build(app, plan.inner).to_dict()
-    made = app.signature("step", (plan.label,), {"how": plan.how, "inner": inner}, immutable=plan.immutable)
-    for number in range(plan.links):
-        made = made.link(app.signature("note", (f"{plan.label} link {number}",)))
-    for number in range(plan.errbacks):
-        made = made.link_error(app.signature("note", (f"{plan.label} errback {number}",)))
-    return made
+    return app.signature("step", (plan.label,), {"how": plan.how, "inner": inner}, immutable=plan.immutable)
 
 
 # == the reference
@@ -74,6 +84,32 @@ class World:
     """What a workflow does beside its result: the notes of callbacks and errbacks."""
 
     notes: Counter[str] = field(default_factory=Counter)
+
+
+def handed_down(plan: Plan) -> Plan:
+    """The plan with all callbacks and errbacks at the tasks they mean: the table of docs/canvas.md."""
+    if isinstance(plan, Line):
+        bare: Plan = Line(flat(Line([handed_down(step) for step in plan.steps])))
+    elif isinstance(plan, Side):
+        bare = Side([handed_down(member) for member in plan.members])
+    elif isinstance(plan, Meet):
+        bare = Meet([handed_down(member) for member in plan.members], handed_down(plan.body))
+    else:
+        return replace(plan, inner=None if plan.inner is None else handed_down(plan.inner))
+    return pushed(bare, plan.links, plan.errbacks)
+
+
+def pushed(plan: Plan, links: list[str], errbacks: list[str]) -> Plan:
+    """A plan that has none of its own, with these: to a line's every step, a group's every member, a chord's body."""
+    if isinstance(plan, Line):
+        *before, last = flat(plan)
+        return Line([*(pushed(step, [], errbacks) for step in before), pushed(last, links, errbacks)])
+    if isinstance(plan, Side):
+        first, *others = plan.members
+        return Side([pushed(first, links, errbacks), *(pushed(other, [], errbacks) for other in others)])
+    if isinstance(plan, Meet):
+        return Meet(plan.members, pushed(plan.body, links, errbacks))
+    return replace(plan, links=plan.links + links, errbacks=plan.errbacks + errbacks)
 
 
 def interpret(plan: Plan, args: tuple[Any, ...], world: World) -> Any:
@@ -100,7 +136,7 @@ def interpret_step(step: Step, args: tuple[Any, ...], world: World) -> Any:
     except Failed:
         world.notes.update(entry(step))
         raise
-    world.notes.update(f"{step.label} link {number}" for number in range(step.links))
+    world.notes.update(step.links)
     return value
 
 
@@ -169,7 +205,7 @@ def note_errbacks(body: Plan, world: World) -> None:
 def entry(plan: Plan) -> list[str]:
     """The errbacks of what would have run first."""
     if isinstance(plan, Step):
-        return [f"{plan.label} errback {number}" for number in range(plan.errbacks)]
+        return plan.errbacks
     if isinstance(plan, Side):
         return [note for member in members_of(plan) for note in entry(member)]
     if isinstance(plan, Meet):
@@ -216,11 +252,18 @@ class Maker:
         self.random = Random(seed)
         self.left = size
         self.labels = 0
+        self.notes = 0
 
     def plan(self, depth: int = 3) -> Plan:
         kind = self.random.choices(("step", "line", "side", "meet"), (3, 4, 2, 4))[0]
         if depth == 0 or self.left <= 1 or kind == "step":
             return self.step(depth)
+        made = self.canvas(kind, depth)
+        made.links = self.some("link", (0, 0, 0, 0, 1))
+        made.errbacks = self.some("errback", (0, 0, 0, 0, 1))
+        return made
+
+    def canvas(self, kind: str, depth: int) -> Line | Side | Meet:
         if kind == "line":
             return Line([self.plan(depth - 1) for _ in range(self.random.randint(1, 4))])
         if kind == "side":
@@ -237,11 +280,13 @@ class Maker:
         hows = ("ok", "fail", "retry", "replace")
         how = how or self.random.choices(hows, (16, 1, 2, 2 if depth else 0))[0]
         inner = self.plan(depth - 1) if how in {"replace", "add"} else None
-        return Step(
-            label,
-            how,
-            immutable=self.random.random() < 0.2,
-            links=self.random.choice((0, 0, 0, 1, 2)),
-            errbacks=self.random.choice((0, 0, 0, 1)),
-            inner=inner,
-        )
+        links, errbacks = self.some("link", (0, 0, 0, 1, 2)), self.some("errback", (0, 0, 0, 1))
+        immutable = self.random.random() < 0.2
+        return Step(label, how, immutable, inner, links=links, errbacks=errbacks)
+
+    def some(self, kind: str, counts: tuple[int, ...]) -> list[str]:
+        notes = []
+        for _ in range(self.random.choice(counts)):
+            self.notes += 1
+            notes.append(f"{kind} {self.notes}")
+        return notes
