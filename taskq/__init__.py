@@ -8,7 +8,7 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 # What a name needs is imported when the name is first asked for: `taskq --help` needs none of it.
 if TYPE_CHECKING:
     from taskq.app import TaskQ, shared_task
-    from taskq.canvas import chain, chord, chunks, group, maybe_signature, signature, xmap, xstarmap
+    from taskq.canvas import chain, chord, group
     from taskq.errors import (
         ChordError,
         ConfigError,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
     )
     from taskq.logs import get_task_logger
+    from taskq.primitives import chunks, maybe_signature, signature, xmap, xstarmap
     from taskq.registry import current_app
     from taskq.request import Request
     from taskq.result_sets import ResultSet
@@ -102,15 +103,15 @@ _HOMES = {
     "TimeLimitExceeded": "taskq.errors",
     "chain": "taskq.canvas",
     "chord": "taskq.canvas",
-    "chunks": "taskq.canvas",
+    "chunks": "taskq.primitives",
     "current_app": "taskq.registry",
     "get_task_logger": "taskq.logs",
     "group": "taskq.canvas",
-    "maybe_signature": "taskq.canvas",
+    "maybe_signature": "taskq.primitives",
     "shared_task": "taskq.app",
-    "signature": "taskq.canvas",
-    "xmap": "taskq.canvas",
-    "xstarmap": "taskq.canvas",
+    "signature": "taskq.primitives",
+    "xmap": "taskq.primitives",
+    "xstarmap": "taskq.primitives",
 }
 
 

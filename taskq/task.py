@@ -22,11 +22,11 @@ from typing import (
 
 from taskq import errors, results
 from taskq.arguments import ArgumentCheck
-from taskq.canvas import chunks, xmap, xstarmap
 from taskq.connection import Connection
 from taskq.lowering import added_to_chord
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
+from taskq.primitives import chunks, xmap, xstarmap
 from taskq.publisher import Publisher
 from taskq.rates import parse_rate
 from taskq.registry import current_app
