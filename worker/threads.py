@@ -9,18 +9,38 @@ import contextvars
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+from taskq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from taskq.sync import worker_loop
+
+#: An interrupt strikes within so many turns of a loop. (To call it off would leave CPython 3.11 looking out for
+#: it at each instruction of every thread.)
+_SOON = 100
 
 
 class ThreadRun:
-    """One call in a thread. `done` is resolved on the loop with its value or exception."""
+    """One call in a thread. `done` is resolved on the loop with its value or exception.
 
-    __slots__ = ("_context", "_fun", "_interrupted", "_lock", "_pool", "_thread", "abandoned", "done")
+    An interrupt may strike between any two instructions of the thread, where a lock could be left taken for ever.
+    So there is none: who interrupts says so first, who leaves says so first and then waits for that.
+    """
+
+    __slots__ = (
+        "_context",
+        "_fun",
+        "_interrupted",
+        "_interrupting",
+        "_left",
+        "_pool",
+        "_thread",
+        "abandoned",
+        "done",
+    )
 
     def __init__(self, fun: Callable[[], Any], context: contextvars.Context, pool: "ThreadPool") -> None:
         self.done: asyncio.Future[Any] = pool.loop.create_future()
@@ -29,41 +49,50 @@ class ThreadRun:
         self._context = context
         self._pool = pool
         self._thread: int | None = None
+        self._left = False
+        self._interrupting = False
         self._interrupted = False
-        self._lock = threading.Lock()
+
+    # --- in the thread --------------------------------------------------------------------------------------
 
     def call(self) -> Any:
-        """In the thread: run the function, unless nobody waits for it any more."""
+        """Run the function, unless nobody waits for it any more."""
         if self.done.cancelled():
             return None
-        with self._lock:
-            self._thread = threading.get_ident()
+        self._thread = threading.get_ident()
         try:
             return self._context.run(self._fun)
         finally:
             self.leave()
 
     def leave(self) -> None:
-        """In the thread: from here on nobody interrupts it; an interrupt on its way is called off."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            if self._interrupted and thread is not None:
-                _raise_in(thread, None)
+        """From here on nobody interrupts it; an interrupt on its way strikes in here and is swallowed."""
+        for _ in range(2):
+            with suppress(SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevokedError):
+                self._left = True
+                while self._interrupting:
+                    time.sleep(0)
+                if self._interrupted:
+                    for _ in range(_SOON):
+                        pass
+                return
+
+    # --- on the loop ----------------------------------------------------------------------------------------
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the function at its next Python instruction; does nothing once it has returned."""
-        with self._lock:
-            if self._thread is not None:
-                self._interrupted = True
-                _raise_in(self._thread, error)
+        self._interrupting = True
+        if self._thread is not None and not self._left:
+            self._interrupted = True
+            _raise_in(self._thread, error)
+        self._interrupting = False
 
     def abandon(self) -> None:
         """Stop waiting for it. Its thread ends with it and no longer counts: another may take its place."""
-        self.done.cancel()
-        with self._lock:
-            self.abandoned = self._thread is not None
-        if self.abandoned:
+        if self._thread is not None and not self.done.done():
+            self.abandoned = True
             self._pool.forget()
+        self.done.cancel()
 
 
 class ThreadPool:
@@ -130,8 +159,11 @@ class ThreadPool:
         """On the loop: hand every finished run to whoever waits for it."""
         with self._lock:
             finished, self._finished = self._finished, []
-        self._busy -= len(finished)
         for run, value, error in finished:
+            if run.abandoned:  # too late for its thread to know: it lives on
+                self._threads += 1
+            else:
+                self._busy -= 1
             if run.done.done():
                 continue
             if error is None:
@@ -149,7 +181,6 @@ def _settable(error: BaseException) -> Exception:
     return wrapped
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise `error` in a thread at its next Python instruction; None calls off what is on its way."""
-    what = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Raise `error` in a thread at its next Python instruction."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
