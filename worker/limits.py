@@ -66,7 +66,9 @@ class Limits:
         if await _ended(run, None if self.hard is None else self.hard - spent):
             return run.done.result()
         run.interrupt(TimeLimitExceeded)
-        if not await _ended(run, PATIENCE):
+        if await _ended(run, PATIENCE):
+            _ = run.done.cancelled() or run.done.exception()  # looked at, or asyncio complains
+        else:
             logger.warning(
                 "a run that was ended by its hard time limit of %s s goes on: left behind", self.hard
             )

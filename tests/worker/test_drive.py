@@ -175,3 +175,16 @@ async def test_what_will_not_end_is_closed() -> None:
     run.abandon()
     await asyncio.wait([run.done])
     assert ends == ["_HardLimit", "GeneratorExit"]
+
+
+async def test_a_limit_among_other_errors_stays_one_of_them() -> None:
+    async def mixed() -> None:
+        try:
+            await forever()
+        except SoftTimeLimitExceeded as limit:
+            raise BaseExceptionGroup("both", [limit, ValueError("no")]) from None
+
+    run = await begun(CoroutineRun(mixed(), "mixed"))
+    run.interrupt(SoftTimeLimitExceeded)
+    with pytest.raises(BaseExceptionGroup, match="both"):
+        await run.done

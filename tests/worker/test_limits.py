@@ -1,6 +1,7 @@
 """Time limits on coroutines and on threads, as callers and tasks see them."""
 
 import asyncio
+import gc
 import threading
 import time
 from contextlib import suppress
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from taskq import SoftTimeLimitExceeded, Task, TaskQ, TimeLimitExceeded
+from taskq import SoftTimeLimitExceeded, Task, TaskQ, TaskRevokedError, TimeLimitExceeded
 from taskq.worker import limits
 from tests.harness import Place, running
+from tests.polling import eventually
 
 SOON = 0.05
 
@@ -80,6 +82,20 @@ async def test_the_hard_limit_ends_it(app: TaskQ, sleeper: Task[Any, Any, Any]) 
                 await result
             assert result.traceback is None
         assert alone.result.args == (SOON,)
+
+
+async def test_nothing_is_left_that_asyncio_complains_of(
+    app: TaskQ, sleeper: Task[Any, Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(app):
+        results = [
+            await sleeper.apply_async((30,), time_limit=SOON),
+            await sleeper.apply_async((30,), soft_time_limit=SOON),
+        ]
+        for result in results:
+            await result.get(propagate=False)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_limits_of_the_task_and_of_the_settings(place: Place) -> None:
@@ -167,3 +183,26 @@ async def test_the_hard_limit_is_never_retried_by_itself_but_the_soft_one_is(app
         with pytest.raises(SoftTimeLimitExceeded):
             await (await slow.apply_async(("soft",), soft_time_limit=SOON))
     assert runs == ["hard", "soft", "soft"]
+
+
+async def test_ended_from_outside_twice_a_run_is_left_behind(app: TaskQ) -> None:
+    release = asyncio.Event()
+
+    @app.task
+    async def stubborn() -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with running(app) as worker:
+        result = await stubborn.apply_async(time_limit=60)
+        await eventually(lambda: worker.running)
+        [job] = worker.running
+        await eventually(lambda: job.interruptible)
+        assert job.runner is not None
+        for _ in range(2):
+            job.runner.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(TaskRevokedError):
+            await result
+    release.set()
