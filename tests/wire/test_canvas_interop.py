@@ -71,7 +71,7 @@ class Meeting:
 
     @asynccontextmanager
     async def taskq_worker(self) -> AsyncIterator[TaskQ]:
-        app = self.place.app()
+        app = self.place.app(worker_prefetch_multiplier=1)
         with_tasks(app, self)
         async with app, running(app, concurrency=4):
             yield app
@@ -96,7 +96,7 @@ def with_tasks(app: TaskQ, meeting: Meeting) -> None:
 
     @app.task(name="interop.where")
     async def where(n: int) -> str:
-        await asyncio.sleep(0.02)  # leaves some to the others
+        await asyncio.sleep(0.05)  # leaves some to the others
         return "taskq"
 
     with_controls(app)
