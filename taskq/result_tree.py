@@ -1,6 +1,6 @@
 """Walking from a result to what its task has sent: callbacks, next steps, sub-tasks."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from typing import Any, Protocol
 
 from taskq import states
@@ -27,6 +27,9 @@ class Leaf(Protocol):
 class Handle(Protocol):
     """A handle of a task or of a group."""
 
+    id: str
+    parent: Any
+
     @property
     def children(self) -> Sequence[Any]: ...
     def leaves(self) -> Iterator[Any]: ...
@@ -40,14 +43,17 @@ async def look(store: ResultStore, leaves: Sequence[Leaf]) -> None:
 
 
 async def walk(
-    root: Handle, store: ResultStore, *, intermediate: bool
+    root: Handle, store: ResultStore, *, intermediate: bool, lineage: bool = False
 ) -> AsyncGenerator[tuple[Any, Any], None]:
     """Every handle from here on with the one it comes from (None for the first), level by level.
+
+    With `lineage` also what stands between the two: earlier steps and headers, which their tuples tell of.
 
     Raises:
         IncompleteStream: one has not ended, so that what it sends is not known; not with `intermediate`.
     """
     level: list[tuple[Any, Any]] = [(None, root)]
+    seen: set[str] = set()
     while level:
         leaves = [leaf for _, handle in level for leaf in handle.leaves()]
         await look(store, [leaf for leaf in leaves if leaf.state not in states.READY])
@@ -56,8 +62,19 @@ async def walk(
             yield parent, handle
             if not intermediate:
                 _require_end(handle)
-            below += [(handle, child) for child in handle.children]
+            seen.add(handle.id)
+            for child in handle.children:
+                between = _between(child, seen) if lineage else ()
+                below += [(handle, one) for one in (*between, child)]
         level = below
+
+
+def _between(handle: Any, seen: Container[str]) -> list[Any]:
+    """What a handle comes from, by what it says itself, the first one first, as far as it was not met before."""
+    found: list[Any] = []
+    while (handle := handle.parent) is not None and handle.id not in seen:
+        found.append(handle)
+    return found[::-1]
 
 
 def _require_end(handle: Handle) -> None:
@@ -69,18 +86,34 @@ def _require_end(handle: Handle) -> None:
 async def result_graph(root: Handle, store: ResultStore, *, intermediate: bool) -> Graph:
     """The graph of a result and what came of it, with the states; groups are shown by their members."""
     graph = Graph()
-    ends: dict[int, list[str]] = {}
-    async for parent, handle in walk(root, store, intermediate=intermediate):
-        after = ends.get(id(parent), [])
-        header: Any = getattr(handle, "parent", None)
-        if _members(header):  # the body of a chord, which stands behind the whole header
-            await look(store, list(header.leaves()))
-            after = [graph.add(_node(leaf), after) for leaf in header.leaves()]
-        if _members(handle):
-            ends[id(handle)] = after
-        else:
-            ends[id(handle)] = [graph.add(_node(handle), after)]
+    async for parent, handle in walk(root, store, intermediate=intermediate, lineage=True):
+        await look(store, _family(handle))
+        _add(graph, handle, [] if parent is None else _ends(parent))
     return graph
+
+
+def _add(graph: Graph, handle: Any, after: Sequence[str]) -> Sequence[str]:
+    """Add a handle behind what it says that it comes from, or else behind these; the tasks it ends with."""
+    if handle.parent is not None:
+        after = _add(graph, handle.parent, after)
+    if members := _members(handle):
+        return [end for member in members for end in _add(graph, member, after)]
+    if handle.id not in graph.nodes:
+        graph.add(_node(handle), after)
+    return [handle.id]
+
+
+def _ends(handle: Any) -> list[str]:
+    """The tasks that a handle ends with."""
+    members = _members(handle)
+    return [end for member in members for end in _ends(member)] if members else [handle.id]
+
+
+def _family(handle: Any) -> list[Any]:
+    """The single tasks of a handle and of all it says that it comes from."""
+    found = [] if handle.parent is None else _family(handle.parent)
+    members = _members(handle)
+    return found + ([leaf for member in members for leaf in _family(member)] if members else [handle])
 
 
 def _members(handle: Any) -> Sequence[Any]:

@@ -361,6 +361,10 @@ class GroupResult(ResultSet[R]):
         """The members."""
         return self.results
 
+    async def graph(self, *, intermediate: bool = True) -> Graph:
+        """The members and all they have sent as a graph with the states."""
+        return await result_graph(self, await self._backend.open_store(), intermediate=intermediate)
+
     async def save(self) -> None:
         """Keep the group under its id, for `app.GroupResult(id)` in another process. Raises StoreError."""
         await (await self._backend.open_store()).save_group(self.id, {"result": self.as_tuple()})

@@ -26,6 +26,7 @@ VERBS: Mapping[str, Verb] = {
     "worker": Verb("taskq.cli.worker:worker", "Run", "run tasks"),
     "list": Verb("taskq.cli.listing:list_", "Look", "tasks of the app, queues and their sizes"),
     "result": Verb("taskq.cli.result:result", "Look", "state and result of a task"),
+    "graph": Verb("taskq.cli.graph:graph", "Look", "draw a workflow: text, DOT or SVG"),
     "conf": Verb("taskq.cli.conf:conf", "Look", "settings in effect and where each was written"),
     "status": Verb("taskq.cli.remote:status", "Look", "which workers are there"),
     "inspect": Verb("taskq.cli.remote:inspect", "Look", "ask workers: active, reserved, stats, ..."),
