@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 import redis
 
-from taskq import TaskQ
+from taskq import TaskQ, registry
 from taskq.testing import AutojumpLoop
 from tests.harness import Place
 from tests.rabbit import rabbit_vhost
@@ -162,6 +162,15 @@ SERVERS: dict[str, tuple[str, Callable[[], str]]] = {
     "redis": (REDIS_URL, redis_problem),
     "rabbitmq": (AMQP_URL, rabbitmq_problem),
 }
+
+
+@pytest.fixture(autouse=True)
+def shared_tasks() -> Iterator[None]:
+    """Tasks that a test shares with every app of the process are its own."""
+    before = dict(registry.shared)
+    yield
+    registry.shared.clear()
+    registry.shared.update(before)
 
 
 @pytest.hookimpl(wrapper=True)
