@@ -16,6 +16,7 @@ from taskq.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "taskq-worker.service"
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 MANIFESTS = ROOT / "deploy" / "kubernetes" / "worker.yaml"
 
 
@@ -106,6 +107,15 @@ def test_secrets_are_not_in_the_files(container: dict[str, Any]) -> None:
     assert "://" not in "".join(
         line for line in UNIT.read_text().splitlines() if line.startswith("Environment")
     )
+
+
+def test_the_image_can_show_the_metrics_that_the_pod_is_scraped_for(
+    manifests: list[dict[str, Any]],
+) -> None:
+    annotations = manifests[0]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == "/metrics"
+    [extras] = re.findall(r"pip install .* \.\[(.*)\]$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert "metrics" in extras.split(",")
 
 
 def test_the_manual_names_files_that_exist() -> None:

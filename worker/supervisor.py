@@ -1,10 +1,13 @@
 """Several worker processes under one that starts them, starts them again when they die, and passes signals on.
 
+One that ends in good order was told to (remotely, or by a signal of its own) and stays down.
+
 Each has a node name of its own (`celery-1@host`, `celery-2@host`): each answers for itself to remote control and
 in Flower, where one name for all would hide which of them is stuck.
 """
 
 import logging
+import math
 import os
 import select
 import signal
@@ -36,7 +39,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 @dataclass(slots=True)
 class _Place:
-    """One of the processes that there should be: the one that runs, or when the next is to be started."""
+    """One of the processes that there should be: the one that runs, or when the next is to be started (inf: never)."""
 
     number: int
     process: "subprocess.Popen[bytes] | None" = None
@@ -61,12 +64,12 @@ class Supervisor:
     _worst: int = 0
 
     def run(self) -> int:
-        """Supervise until told to stop and all have ended; the worst of their exit codes."""
+        """Supervise until all have ended in good order or are told to stop; the worst of their exit codes."""
         self._places = [_Place(number) for number in range(1, self.count + 1)]
         with self._signals() as woken:
             while True:
                 self._start_due()
-                if all(place.process is None for place in self._places) and self._stopping:
+                if all(place.process is None and self._is_over(place) for place in self._places):
                     return self._worst
                 self._wait(woken)
                 self._reap()
@@ -78,9 +81,12 @@ class Supervisor:
                 place.process = subprocess.Popen(self.command(place.number))  # noqa: S603 - our own command line
                 place.started = now
 
+    def _is_over(self, place: _Place) -> bool:
+        return self._stopping or place.due == math.inf
+
     def _wait(self, woken: int) -> None:
         """Until a signal comes (SIGCHLD among them), or the next start is due."""
-        dues = [place.due for place in self._places if place.process is None and not self._stopping]
+        dues = [place.due for place in self._places if place.process is None and not self._is_over(place)]
         pause = max(0.0, min(dues) - time.monotonic()) if dues else None
         ready, _, _ = select.select([woken], [], [], pause)
         if ready:
@@ -93,7 +99,7 @@ class Supervisor:
                 self._ended(place, code)
 
     def _ended(self, place: _Place, code: int) -> None:
-        """Another is started, unless we stop or it would end like this one."""
+        """Another is started, unless we stop, this one was told to end, or the next would end like it."""
         now = time.monotonic()
         lived = now - place.started
         if self._stopping and -code in _STOPPING:  # told to stop before it could heed that
@@ -103,14 +109,17 @@ class Supervisor:
             if not self._stopping:
                 self._stop_all()
             return
+        if code == 0:
+            logger.warning("process %d was told to stop and stays down", place.number)
+            place.due = math.inf
+            return
         if lived >= LIVED_LONG:
             place.pause = FIRST_PAUSE
-        place.due = now if code == 0 else now + place.pause
-        if code != 0:
-            logger.error(
-                "process %d ended with code %d, another starts in %.1fs", place.number, code, place.pause
-            )
-            place.pause = min(place.pause * 2, LONGEST_PAUSE)
+        place.due = now + place.pause
+        logger.error(
+            "process %d ended with code %d, another starts in %.1fs", place.number, code, place.pause
+        )
+        place.pause = min(place.pause * 2, LONGEST_PAUSE)
 
     def _stop_all(self) -> None:
         self._stopping = True

@@ -42,6 +42,21 @@ async def test_each_process_is_a_node_and_one_that_dies_is_replaced(folder: Path
         assert len(set(pids(worker))) >= 3
 
 
+async def test_a_process_that_is_shut_down_remotely_stays_down(folder: Path, site_sqlite: Site) -> None:
+    site = site_sqlite
+    options = ("worker", "-A", "jobs", "-l", "info", "-n", "w@here", "--processes", "2")
+    async with TaskQ("jobs", broker=site.broker, backend=site.backend) as app:
+        with running_taskq(*options, folder=folder, env=site.env) as worker:
+            worker.says("w-1@here ready.")
+            worker.says("w-2@here ready.")
+            await app.control.shutdown(destination=["w-1@here"])
+            worker.says("process 1 was told to stop and stays down")
+            assert await app.control.ping(["w-2@here"], timeout=20) == [{"w-2@here": {"ok": "pong"}}]
+            await app.control.shutdown()
+            assert worker.wait() == 0
+        assert len(pids(worker)) == 2
+
+
 def test_what_cannot_work_is_not_tried_again(tmp_path: Path) -> None:
     with running_taskq("worker", "-A", "nope", "--processes", "2", folder=tmp_path) as worker:
         assert worker.wait(within=20) == 2
