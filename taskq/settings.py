@@ -182,7 +182,7 @@ class Settings(Layered):
     # --- Remote control and events ---
 
     task_send_sent_event: bool = False
-    """Whether callers send an event `task-sent` for each task."""
+    """Whether each task that is sent is told of by an event `task-sent`: by callers, and by workers of what follows a run."""
     control_exchange: str = "celery"
     """What the names of remote control's exchanges and queues begin with."""
     control_queue_ttl: Seconds = 300.0

@@ -44,6 +44,7 @@ class Completer:
         consumer: the one that made the deliveries.
         settled: told of every delivery whose custody has ended.
         lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
+        sent: told of every message that was published, if given.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Completer:
         *,
         settled: Callable[[Sequence[Delivery]], None],
         lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
+        sent: Callable[[Sequence[Message]], Awaitable[None]] | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
         self._consumer = consumer
         self._settled = settled
         self._lost = lost
+        self._sent = sent
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._pile: list[_Entry] = []
@@ -172,6 +175,8 @@ class Completer:
         hopeless = {i: error for i, error in failures.items() if isinstance(error, Unroutable | EncodeError)}
         if hopeless:
             await self._give_up([(messages[i], error) for i, error in hopeless.items()])
+        if self._sent is not None and len(failures) < len(messages):
+            await self._sent([message for i, message in enumerate(messages) if i not in failures])
         messages[:] = [messages[i] for i in failures if i not in hopeless]
         for i, error in failures.items():
             if i not in hopeless:

@@ -241,7 +241,12 @@ class _Parts:
         self.leases = Leases(consumer, self.custody, lease=conf.lease_seconds, clock=loop.time)
         self.renewed = self.leases if broker.features.leases else None
         self.completer = Completer(
-            broker, store, consumer, settled=self.custody.release, lost=self.leases.lost
+            broker,
+            store,
+            consumer,
+            settled=self.custody.release,
+            lost=self.leases.lost,
+            sent=app.events.sent if conf.task_send_sent_event else None,
         )
         self.threads = ThreadPool(worker.threads, loop)
         self.processes = _process_pool(worker)

@@ -127,6 +127,28 @@ async def test_callers_tell_of_what_they_send(place: Place) -> None:
         assert (await seen.first("task-custom"))["note"] == "mine"
 
 
+async def test_workers_tell_of_what_follows_a_run(place: Place) -> None:
+    async with place.app(task_send_sent_event=True) as app, place.app() as caller, monitor(caller) as seen:
+        add_tasks(app)
+
+        def add(*args: int) -> Any:
+            return caller.signature("proj.add", args)
+
+        async with running(app, hostname="w@test"):
+            chained = await (add(1, 1) | add(2)).apply_async(link=add(3))
+            assert await chained.get(10) == 4
+            retried = await caller.send_task("proj.again")
+            assert await retried.get(10) == 7
+            await eventually(lambda: len(seen.of("task-sent")) == 3)
+    step, callback, retry = seen.of("task-sent")
+    assert (step["uuid"], step["args"], step["root_id"]) == (chained.id, "(2, 2)", chained.parent.id)
+    assert (callback["args"], callback["parent_id"]) == ("(4, 3)", chained.id)
+    assert (retry["uuid"], retry["retries"]) == (retried.id, 1)
+    for event in (step, callback, retry):
+        assert event["hostname"].startswith("gen")
+        assert (event["queue"], event["routing_key"]) == ("celery", "celery")
+
+
 async def test_only_what_the_pattern_says_is_received(place: Place) -> None:
     async with place.app() as app, place.app() as other:
         events = other.events.receive("worker.#", wakeup=False)
