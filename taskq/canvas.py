@@ -1,7 +1,8 @@
 """Canvases: signatures made of signatures. Pure data; taskq/lowering.py turns them into what is sent."""
 
+import itertools
 import math
-from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, Unpack, cast, overload
 
 from taskq.errors import ConfigError, DecodeError
@@ -63,22 +64,13 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
 
         When the countdowns are used up they begin again at `start`.
         """
-        count = len(self.tasks) if stop is None else max(1, math.ceil((stop - start) / step))
-        delays = (start + step * (index % count) for index in range(len(self.tasks)))
-        tasks = tuple(task.set(countdown=delay) for task, delay in zip(self.tasks, delays, strict=True))
-        return self.replaced(tasks=tasks)
+        period = None if stop is None else max(1, math.ceil((stop - start) / step))
+        delays = (start + step * (index % period if period else index) for index in itertools.count())
+        return self.each(lambda task: task.set(countdown=next(delays)))
 
     def wire_kwargs(self) -> dict[str, Any]:
-        """The members, as Celery keeps them.
-
-        Raises:
-            ConfigError: they come from an async generator: nobody knows them yet.
-        """
-        if self.source is not None:
-            raise ConfigError(
-                "a group from an async generator can only be sent by itself or as the header of a chord"
-            )
-        return {"tasks": [task.to_dict() for task in self.tasks]}
+        """The members, as Celery keeps them. Raises ConfigError as `known`."""
+        return {"tasks": [task.to_dict() for task in known(self)]}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "group[Any]":
@@ -94,8 +86,13 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """Arguments go to the members at once, so that each keeps its own immutability."""
-        tasks = tuple(task.merged(args, kwargs, {}) for task in self.tasks)
-        return self.replaced(tasks=tasks, options={**self.options, **options})
+        made = self.each(lambda task: task.merged(args, kwargs, {})) if args or kwargs else self
+        return made.replaced(options={**self.options, **options})
+
+    def each(self, change: Callable[[Signature[R]], Signature[R]]) -> Self:
+        """A copy with every member changed, also those that are yet to come."""
+        source = None if self.source is None else _changed(self.source, change)
+        return self.replaced(tasks=tuple(map(change, self.tasks)), source=source)
 
     async def delay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:  # type: ignore[override]  # a group's handle
         """Send all members."""
@@ -113,10 +110,13 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
     def stamped(self, by: Stamping, stamps: Stamps) -> Self:
         """A copy whose members are stamped."""
         asked = by.asked(stamps, by.visitor.on_group_start, self)
-        tasks = tuple(task.stamped(by, asked) for task in self.tasks)
-        stamped = self.with_stamped_links(by, asked).replaced(tasks=tasks)
+        stamped = self.with_stamped_links(by, asked).each(lambda task: task.stamped(by, asked))
         by.visitor.on_group_end(stamped, **asked)
         return stamped
+
+    def __or__(self, other: Signature[S]) -> Signature[S]:
+        """A chord with this as its header, also of one member or none: what follows gets a list."""
+        return chord(self, app=self.app) | other
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -216,7 +216,7 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
 
     def __init__(
         self,
-        header: "group[Any] | Iterable[AnySignature] | AsyncIterable[Signature[Any]]",
+        header: "Signature[Any] | Iterable[AnySignature] | AsyncIterable[Signature[Any]]",
         body: "Signature[R] | Mapping[str, Any] | None" = None,
         *,
         app: Sender | None = None,
@@ -282,8 +282,8 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
     def stamped(self, by: Stamping, stamps: Stamps) -> Self:
         """A copy whose header and body are stamped."""
         asked = by.asked(stamps, by.visitor.on_chord_header_start, self)
-        members = tuple(task.stamped(by, asked) for task in self.header.tasks)
-        stamped = self.with_stamped_links(by, asked).replaced(header=self.header.replaced(tasks=members))
+        header = self.header.each(lambda task: task.stamped(by, asked))
+        stamped = self.with_stamped_links(by, asked).replaced(header=header)
         by.visitor.on_chord_header_end(stamped, **asked)
         if stamped.body is None:
             return stamped
@@ -310,15 +310,37 @@ def _flattened(members: Iterable[AnySignature], app: Sender | None) -> Iterable[
             yield signature
 
 
+async def _changed(
+    source: AsyncIterable[Signature[R]], change: Callable[[Signature[R]], Signature[R]]
+) -> AsyncIterator[Signature[R]]:
+    async for task in source:
+        yield change(task)
+
+
+def known(members: "group[Any]") -> Sequence[Signature[Any]]:
+    """The members of a group.
+
+    Raises:
+        ConfigError: they come from an async generator: nobody knows them yet.
+    """
+    if members.source is not None:
+        raise ConfigError(
+            "a group from an async generator can only be sent by itself or as the header of a chord"
+        )
+    return members.tasks
+
+
 def dissolved(inner: "group[Any]") -> Iterable[Signature[Any]]:
     """The members of a group that becomes part of another, each with what the group's options mean for it."""
     options = inner.options
     shared = {key: value for key, value in options.items() if key not in _NOT_SHARED}
     links = [link.set(immutable=True) for link in as_signatures(options.get("link"))]
     errbacks = as_signatures(options.get("link_error"))
-    for index, task in enumerate(inner.tasks):
+    for index, task in enumerate(known(inner)):
         member = task.replaced(options={**shared, **task.options}) if shared else task
-        if links and index == 0:  # celery-protocol.md 5.5: a group's link goes to its first member
+        if (
+            links and task.options.get("group_index", index) == 0
+        ):  # celery-protocol.md 5.5: a group's link goes to its first member
             member = member.link(*links)
         yield member.link_error(*errbacks) if errbacks else member
 
@@ -328,12 +350,12 @@ def _steps(members: Iterable[AnySignature], app: Sender | None) -> list[Signatur
     steps: list[Signature[Any]] = []
     for member in members:
         signature = as_signature(member, app)
-        for step in _undone(signature) if isinstance(signature, chain) else (signature,):
+        for step in undone(signature) if isinstance(signature, chain) else (signature,):
             _append(steps, step)
     return steps
 
 
-def _undone(inner: "chain[Any]") -> Sequence[Signature[Any]]:
+def undone(inner: "chain[Any]") -> Sequence[Signature[Any]]:
     """The steps of a chain that becomes part of another, with what its options mean for them."""
     steps = list(inner.tasks)
     if not steps or not inner.options:

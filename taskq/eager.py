@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from taskq import signals, states
 from taskq.calls import own_options
-from taskq.canvas import chain, chord, group
-from taskq.errors import Ignore, Reject, Replaced, Retry
+from taskq.canvas import chain, chord, dissolved, group, undone
+from taskq.errors import ChordError, Ignore, Reject, Replaced, Retry
 from taskq.failures import encode_exception
 from taskq.hooks import Hooks
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult
 from taskq.retries import is_retried, retry_by_itself
 from taskq.signatures import Signature, as_signature, as_signatures, new_id
+from taskq.stamps import NAMES
 from taskq.store import TaskResult
 
 if TYPE_CHECKING:
@@ -32,31 +33,36 @@ async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[An
         Exception: the task's own, with the setting `task_eager_propagates`.
     """
     if isinstance(signature, group):
-        tasks = signature.tasks if signature.source is None else [task async for task in signature.source]
-        members = [await run_eagerly(app, _with_options(task, signature)) for task in tasks]
+        source = signature.source
+        tasks = dissolved(signature) if source is None else [task async for task in source]
+        members = [await run_eagerly(app, task) for task in tasks]
         return GroupResult(signature.options.get("task_id") or new_id(), members, app)
     if isinstance(signature, chain):
-        return await _run_chain(app, signature)
+        first, *rest = undone(signature)
+        result = await run_eagerly(app, first)
+        for step in rest:
+            result = await _run_next(app, result, step)
+        return result
     if isinstance(signature, chord):
-        header = await run_eagerly(app, signature.header)
-        body = signature.body
-        return header if body is None else await _run_next(app, header, _with_options(body, signature))
+        return await _run_chord(app, signature.settled())
     request = _request(signature)
-    result: AsyncResult[Any] = AsyncResult(request.id, app)
-    result.see(await _run(app, request))
-    return result
+    single: AsyncResult[Any] = AsyncResult(request.id, app)
+    single.see(await _run(app, request))
+    return single
 
 
-def _with_options(member: Signature[Any], canvas: Signature[Any]) -> Signature[Any]:
-    rest = {key: value for key, value in canvas.options.items() if key != "task_id"}
-    return member.replaced(options={**rest, **member.options})
-
-
-async def _run_chain(app: "TaskQ", line: "chain[Any]") -> AsyncResult[Any] | GroupResult[Any]:
-    first, *rest = line.tasks
-    result = await run_eagerly(app, first)
-    for step in rest:
-        result = await _run_next(app, result, step)
+async def _run_chord(app: "TaskQ", settled: "chord[Any]") -> AsyncResult[Any] | GroupResult[Any]:
+    header, body = await run_eagerly(app, settled.header), settled.body
+    if body is None:
+        return header
+    failed = _failed(header)
+    if failed is None:
+        return await _run_next(app, header, body)
+    error = ChordError(f"Dependency {failed.id} raised {failed.result!r}")
+    request = _request(body)
+    await _errbacks(app, request, error, "")
+    result: AsyncResult[Any] = AsyncResult(request.id, app, header)
+    result.see(TaskResult(request.id, states.FAILURE, encode_exception(error)))
     return result
 
 
@@ -64,14 +70,20 @@ async def _run_next(
     app: "TaskQ", before: AsyncResult[Any] | GroupResult[Any], step: Signature[Any]
 ) -> AsyncResult[Any] | GroupResult[Any]:
     """The next step with the result of the one before; a failure before it is its failure, too."""
-    leaves = list(before.leaves()) if isinstance(before, GroupResult) else [before]
-    failed = next((leaf for leaf in leaves if leaf.state != states.SUCCESS), None)
+    failed = _failed(before)
     if failed is not None:
         return failed
-    value = [leaf.result for leaf in leaves] if isinstance(before, GroupResult) else before.result
-    after = await run_eagerly(app, step.merged((value,), None, {}))
+    after = await run_eagerly(app, step.merged((_value(before),), None, {}))
     after.parent = before
     return after
+
+
+def _failed(result: AsyncResult[Any] | GroupResult[Any]) -> AsyncResult[Any] | None:
+    return next((leaf for leaf in result.leaves() if leaf.state != states.SUCCESS), None)
+
+
+def _value(result: AsyncResult[Any] | GroupResult[Any]) -> Any:
+    return [_value(one) for one in result.results] if isinstance(result, GroupResult) else result.result
 
 
 def _request(signature: Signature[Any]) -> Request:
@@ -92,6 +104,8 @@ def _request(signature: Signature[Any]) -> Request:
         callbacks=callbacks,
         errbacks=errbacks,
         headers=dict(get("headers") or {}),
+        stamped_headers=get(NAMES),
+        stamps={name: get(name) for name in get(NAMES) or ()},
         is_eager=True,
     )
 
@@ -118,9 +132,11 @@ async def _attempt(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request) 
         return await _again(app, task, request, retry)
     except Replaced as replacement:
         instead = await run_eagerly(app, replacement.signature)
-        value = (
-            [leaf.result for leaf in instead.leaves()] if isinstance(instead, GroupResult) else instead.result
-        )
+        if (failed := _failed(instead)) is not None:
+            if not isinstance(failed.result, Exception):  # it was ignored or rejected
+                return TaskResult(request.id, failed.state)
+            return await _ended_badly(app, task, request, failed.result, failed.traceback or "")
+        value = _value(instead)
     except (Ignore, Reject) as control:
         return TaskResult(request.id, states.IGNORED if isinstance(control, Ignore) else states.REJECTED)
     except Exception as error:  # noqa: BLE001 - whatever a task raises is its outcome
@@ -143,7 +159,12 @@ async def _retried_or_failed(
             error = final
     if app.conf.task_eager_propagates:
         raise error
-    text = "".join(traceback.format_exception(error))
+    return await _ended_badly(app, task, request, error, "".join(traceback.format_exception(error)))
+
+
+async def _ended_badly(
+    app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, error: Exception, text: str
+) -> TaskResult:
     await _errbacks(app, request, error, text)
     await _HOOKS.ended(task, request, states.FAILURE, error, text)
     return TaskResult(request.id, states.FAILURE, encode_exception(error), text)

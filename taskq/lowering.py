@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid5
 
-from taskq.canvas import END, at_end, chain, chord, dissolved, ends_in_group, group
+from taskq.canvas import END, at_end, chain, chord, dissolved, ends_in_group, group, known
 from taskq.errors import ConfigError
 from taskq.message import Message
 from taskq.request import Request
@@ -99,7 +99,7 @@ def end_id(signature: Signature[Any]) -> str:
 def _frozen_group(signature: "group[Any]", reply_to: str, start: int) -> Signature[Any]:
     group_id = signature.options.get("task_id") or new_id()
     members = []
-    for index, member in enumerate(signature.tasks, start):
+    for index, member in enumerate(known(signature), start):
         placed = frozen(member, reply_to)
         members.append(placed.replaced(options={**placed.options, "group_index": index}))
     return signature.replaced(tasks=tuple(members), options={**signature.options, "task_id": group_id})
@@ -109,7 +109,7 @@ def _frozen_chord(signature: "chord[Any]", reply_to: str, start: int) -> Signatu
     signature = signature.settled()
     if signature.body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
-    header = group(*map(_as_member, signature.header.tasks), app=signature.app)
+    header = group(*map(_as_member, known(signature.header)), app=signature.app)
     header = header.replaced(options=signature.header.options)
     header = cast("group[Any]", _frozen_group(header, reply_to, start))
     options = {**signature.options, "task_id": header.options["task_id"]}

@@ -96,7 +96,7 @@ def _raise_failures(outcomes: Sequence[BaseException | None]) -> None:
     for error in failures.values():
         if not isinstance(error, OperationalError):
             raise error
-    if len(refused) == len(outcomes):
+    if refused and len(refused) == len(outcomes):
         raise refused[0]
     if refused:
         raise PublishErrors(refused)

@@ -8,7 +8,7 @@ from taskq.errors import DecodeError
 from taskq.options import CallOptions, check_options
 from taskq.registry import current_app
 from taskq.request import WireSignature
-from taskq.stamps import Method, Stamping, StampingVisitor, Stamps
+from taskq.stamps import Method, Stamping, StampingVisitor, Stamps, both, last
 from taskq.sync import SyncSignatureCalls
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ class Signature(Generic[R]):
 
         Args:
             visitor: gives further stamps, part by part.
-            append_stamps: a stamp that is there already becomes a list of both; else it stays as it is.
+            append_stamps: a stamp that is there already becomes a list of both; else the new one takes its place.
             stamps: the marks, by name.
         """
-        stamping = Stamping(visitor, append=append_stamps)
+        stamping = Stamping(visitor, both if append_stamps else last)
         given = {**stamps, "stamped_headers": stamps.get("stamped_headers", sorted(stamps))}
         return self.stamped(stamping, given)
 
@@ -247,6 +247,10 @@ class Signature(Generic[R]):
         """Run it here and now, in this process; see `Task.apply`."""
         check_options(options)
         return self._sender().apply(self.merged(args, kwargs, options))
+
+    def __invert__(self) -> R:
+        """Send it and wait for its value, at a prompt without an event loop: `~add.s(2, 2)`."""
+        return self.sync.apply_async().get()
 
     def _sender(self) -> Sender:
         return self.app or current_app()

@@ -68,12 +68,12 @@ class Stamping:
 
     Args:
         visitor: gives further stamps; None = there are only those of the call.
-        append: a stamp that a part has already becomes a list of both; else the one that is there stays.
+        twice: what becomes of a stamp that a part has already: of its value and the new one.
     """
 
-    def __init__(self, visitor: StampingVisitor | None, *, append: bool) -> None:
+    def __init__(self, visitor: StampingVisitor | None, twice: Callable[[Any, Any], Any]) -> None:
         self.visitor = visitor or StampingVisitor()
-        self._append = append
+        self._twice = twice
 
     def asked(self, stamps: Stamps, method: Method, part: "Signature[Any]") -> Stamps:
         """What holds from this part on: what came from above and what the visitor gives here, which wins."""
@@ -83,18 +83,27 @@ class Stamping:
 
     def merged(self, stamps: Stamps, options: Mapping[str, Any]) -> Stamps:
         """The options of a task with its stamps: those it has already, and those it gets here."""
-        own = {name: options[name] for name in options.get(NAMES) or () if name in options}
         new = {name: stamps[name] for name in stamps[NAMES] if name in stamps}
-        if self._append:
-            new |= {name: _both(value, new[name]) for name, value in own.items() if name in new}
-            own = {}
+        for name in options.get(NAMES) or ():
+            if name in new and name in options:
+                new[name] = self._twice(options[name], new[name])
         names = sorted({*(options.get(NAMES) or ()), *new})
-        return {**options, **new, **own, NAMES: names}
+        return {**options, **new, NAMES: names}
 
 
-def _both(one: Any, other: Any) -> list[Any]:
-    """Two values of one stamp, without doubles."""
-    values = [*_listed(one), *_listed(other)]
+def first(had: Any, new: Any) -> Any:  # noqa: ARG001 - one of those that Stamping takes
+    """The value that is there stays."""
+    return had
+
+
+def last(had: Any, new: Any) -> Any:  # noqa: ARG001 - one of those that Stamping takes
+    """The new value takes its place."""
+    return new
+
+
+def both(had: Any, new: Any) -> list[Any]:
+    """A list of the two, without doubles."""
+    values = [*_listed(had), *_listed(new)]
     return [value for index, value in enumerate(values) if value not in values[:index]]
 
 

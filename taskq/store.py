@@ -69,8 +69,8 @@ class TaskResult:
             data["group_id"] = self.group_id
         if self.parent_id is not None:
             data["parent_id"] = self.parent_id
-        if self.extra is not None:
-            data.update(self.extra)
+        for key, value in (self.extra or {}).items():
+            data.setdefault(key, value)  # a stamp may have any name
         return data
 
     @classmethod

@@ -44,14 +44,14 @@ def parts_of(request: Request, result: TaskResult) -> list[Part]:
     if request.chord is not None:
         result.group_id = request.group
         return [Part(request.chord, request.group_index, result)]
-    if result.state != states.FAILURE:
+    if result.state == states.SUCCESS:
         return []
     # One failed part of a chord is enough: the first.
     return [part for step in steps(request.chain) for part in _returns(step, result)][:1]
 
 
 def failed_chain(request: Request, failure: TaskResult) -> list[TaskResult]:
-    """The same failure for every task of the chain that will not run, so that waiting for it raises."""
+    """The same failure or revocation for every task of the chain that will not run, so that waiting for it raises."""
     return [_like(failure, task.options["task_id"]) for task in _named(steps(request.chain))]
 
 

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple, Protocol
 
 from taskq.calls import own_options
 from taskq.canvas import ends_in_group, group
-from taskq.errors import EncodeError, Replaced, Retry, StoreError
+from taskq.errors import Replaced, Retry
 from taskq.lowering import Prepared, gathered
 from taskq.request import Request
 from taskq.signatures import Signature, as_signature, as_signatures
+from taskq.stamps import NAMES, Stamping, first
 from taskq.task import Task
 from taskq.worker.outcome import FollowUps
 
 _LINKS = ("link", "link_error")
-#: What preparing a message raises.
-CANNOT_BE_SENT = (EncodeError, StoreError, TypeError)
+#: Options about a run, not about its place.
+_OF_RUN = ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers")
 
 
 class Preparer(Protocol):
@@ -81,7 +82,7 @@ def after_failure(app: Preparer, request: Request) -> Errbacks:
         return Errbacks(FollowUps(), here)
     try:
         prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
-    except CANNOT_BE_SENT as problem:
+    except Exception as problem:  # noqa: BLE001 - whatever keeps them from being sent
         return Errbacks(FollowUps(), here, problem)
     return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here)
 
@@ -119,10 +120,13 @@ def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUp
     signature = replacement.signature
     if ends_in_group(signature):
         signature = gathered(signature)
+    if request.stamps:
+        stamps = {**request.stamps, NAMES: list(request.stamps)}
+        signature = signature.stamped(Stamping(None, first), stamps)
     signature = signature.link(*as_signatures(request.callbacks)).link_error(*as_signatures(request.errbacks))
     place = own_options(request)
-    for option in ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers", *_LINKS):
-        place.pop(option, None)  # about the run, not about its place, or dealt with above
+    for option in (*_OF_RUN, *_LINKS, NAMES, *request.stamps):
+        place.pop(option, None)  # not about its place, or dealt with above
     place["replaced_task_nesting"] = request.replaced_task_nesting + 1
     moved = signature.replaced(options={**signature.options, **place})
     prepared = app.prepare(moved, request.reply_to, request)

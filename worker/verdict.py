@@ -31,7 +31,6 @@ from taskq.worker.child_protocol import RemoteTraceback
 from taskq.worker.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
 from taskq.worker.effects import Effects
 from taskq.worker.followups import (
-    CANNOT_BE_SENT,
     Errbacks,
     after_failure,
     after_success,
@@ -110,7 +109,7 @@ class Verdict:
         if not revoked and not self._conf.task_acks_on_failure_or_timeout and outcome.settle is Settle.ACK:
             outcome.settle, outcome.reason = Settle.REJECT, f"the task failed: {error!r:.200}"
         if revoked:
-            await self._return(request, outcome, failure)
+            await self._never_after(request, outcome, failure)
         else:
             await self._failed_after(request, outcome, failure, error, text)
         await self.hooks.ended(job.task, request, states.FAILURE, error, text)
@@ -141,8 +140,7 @@ class Verdict:
             )
         result = self._state(job, states.REVOKED, encode_exception(TaskRevokedError(why)))
         outcome = self._outcome(job, self._stored(job, result))
-        if job.request.chord is not None:
-            await self._return(job.request, outcome, result)
+        await self._never_after(job.request, outcome, result)
         return outcome
 
     async def refused(self, refused: Refused) -> Outcome:
@@ -180,11 +178,16 @@ class Verdict:
             await self._errbacks(errbacks, request, error, text, outcome)
         await self._return(request, outcome, failure)
 
+    async def _never_after(self, request: Request, outcome: Outcome, result: TaskResult) -> None:
+        """What comes after a revocation: the rest of the chain is revoked with it, the chord fails."""
+        outcome.results = [*outcome.results, *failed_chain(request, result)]
+        await self._return(request, outcome, result)
+
     async def _retried(self, job: Job, retry: Retry) -> Outcome:
         due = retry_due(retry, self._now())
         try:
             follow = retried(self._app, job.request, retry, queue=job.delivery.queue, due=due)
-        except CANNOT_BE_SENT as error:
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from being sent
             return await self.failed(job, error)
         self.log.retried(job, retry, due.timestamp() - self._now())
         text = as_text(from_user_code(retry))
@@ -196,17 +199,14 @@ class Verdict:
     async def _replaced(self, job: Job, replacement: Replaced) -> Outcome:
         try:
             follow = replaced(self._app, job.request, replacement)
-        except CANNOT_BE_SENT as error:
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from being sent
             return await self.failed(job, error)
         return self._outcome(job, (), follow)
 
     async def _ignored(self, job: Job, ignore: Ignore) -> Outcome:
         """No state is stored; a chord would wait for ever, so it fails."""
         outcome = self._outcome(job)
-        if job.request.chord is not None:
-            await self._return(
-                job.request, outcome, self._state(job, states.IGNORED, encode_exception(ignore))
-            )
+        await self._return(job.request, outcome, self._state(job, states.IGNORED, encode_exception(ignore)))
         return outcome
 
     async def _rejected(self, job: Job, reject: Reject) -> Outcome:
@@ -285,7 +285,7 @@ class Verdict:
     def _completed(self, request: Request, part: Part, joined: Sequence[TaskResult]) -> Completed:
         try:
             return completed(self._app, request, part, joined)
-        except CANNOT_BE_SENT as error:
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from being sent
             return failed_body(self._app, request, part, ChordError(f"the body cannot be sent: {error}"))
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from taskq import (
+    AsyncResult,
     ChordError,
     GroupResult,
     IncompleteStream,
@@ -134,6 +135,38 @@ async def test_partials(tasks: Tasks) -> None:
     s = tasks.add.signature((2, 2), countdown=10)
     assert s.clone(countdown=1).options == {"countdown": 1}
     assert repr(tasks.add.s(2).clone(args=(4,), kwargs={"debug": True})) == "proj.tasks.add(4, 2, debug=True)"
+
+
+async def test_new_arguments_come_first_and_new_keywords_and_options_win(tasks: Tasks) -> None:
+    async with running(tasks.app):
+
+        @tasks.app.task
+        def subtract(x: int, y: int) -> int:
+            return x - y
+
+        assert await (await subtract.s(10).delay(30)) == 20
+        s = tasks.echo.s(2, 2)
+        assert await (await s.delay(debug=True)) == [[2, 2], {"debug": True}]
+        assert await (await s.apply_async(kwargs={"debug": True})) == [[2, 2], {"debug": True}]
+        later = tasks.add.signature((2, 2), countdown=600)
+        assert await (await later.apply_async(countdown=0.05)).get(timeout=10) == 4
+
+
+async def test_the_prefix_operator_sends_and_waits(tasks: Tasks) -> None:
+    @tasks.app.task
+    def at_the_prompt() -> list[Any]:
+        with pytest.raises(ValueError, match="something something"):
+            ~tasks.fail.s()
+        return [
+            ~tasks.add.s(2, 2),
+            ~group(tasks.add.s(i, i) for i in range(3)),
+            ~tasks.xsum.map([list(range(10)), list(range(100))]),
+        ]
+
+    async with running(tasks.app):
+        assert await (await at_the_prompt.delay()).get(timeout=10) == [4, [0, 2, 4], [45, 4950]]
+        with pytest.raises(RuntimeError, match="await"):
+            ~tasks.add.s(2, 2)  # it would stop the loop
 
 
 async def test_immutable_signatures_take_no_arguments(tasks: Tasks) -> None:
@@ -332,6 +365,47 @@ async def test_group_callbacks_and_error_handling(tasks: Tasks) -> None:
         assert {line[1] for line in tasks.log} == {member.id for member in result.leaves()}
 
 
+async def test_a_callback_of_a_group_does_not_get_its_values(tasks: Tasks) -> None:
+    """The guide's faulty example: what is linked lacks its arguments and fails in the background."""
+    linked = group(tasks.add.s(2, 2), tasks.add.s(4, 4)).link(tasks.app.signature("proj.tasks.needs_two"))
+
+    @tasks.app.task(name="proj.tasks.needs_two", typing=False)
+    async def needs_two(x: int, y: int) -> None:
+        """Never runs."""
+
+    async with running(tasks.app):
+        result = await linked()
+        assert await result.get(timeout=10) == [4, 8]
+        first = result.results[0]
+        assert isinstance(first, AsyncResult)
+        with pytest.raises(TypeError, match="missing 2 required positional arguments"):
+            await first.children[0].get(timeout=10)
+
+
+async def test_group_unrolling(tasks: Tasks) -> None:
+    add = tasks.add
+    unrolled = chain(add.s(2, 2), group(add.s(1)), add.s(1))
+    assert repr(unrolled) == "proj.tasks.add(2, 2) | proj.tasks.add(1) | proj.tasks.add(1)"
+    assert repr(chain(group(add.s(1, 1)), add.s(2))) == "proj.tasks.add(1, 1) | proj.tasks.add(2)"
+    two = chain(add.s(2, 2), group(add.s(1), add.s(2)), tasks.xsum.s())
+    assert isinstance(two.tasks[1], chord)
+    async with running(tasks.app):
+        assert await (await unrolled()).get(timeout=10) == 6
+        assert await (await two()).get(timeout=10) == 11
+        assert await (await (group(add.s(i, i) for i in range(1, 2)) | tasks.xsum.s())()).get(timeout=10) == 2
+
+
+async def test_a_chain_has_the_id_of_its_last_task(tasks: Tasks) -> None:
+    last = tasks.mul.s(8).set(task_id=str(uuid4()))
+    async with running(tasks.app):
+        result: Any = await (tasks.add.s(4, 4) | last)()
+        assert result.id == last.options["task_id"]
+        assert await result.get(timeout=10) == 64
+        named: Any = await (tasks.add.s(4, 4) | tasks.mul.s(8)).apply_async(task_id="mine-" + result.id)
+        assert named.id == "mine-" + result.id
+        assert await named.get(timeout=10) == 64
+
+
 async def test_saved_groups(tasks: Tasks, place: Place) -> None:
     async with running(tasks.app):
         result = await group(tasks.add.s(i, i) for i in range(3))()
@@ -383,6 +457,20 @@ async def test_a_chord_whose_part_fails(tasks: Tasks) -> None:
         [(kind, task_id, told, _)] = await eventually(lambda: list(tasks.log))
         assert (kind, task_id) == ("new", result.id)
         assert header.results[1].id in told
+
+
+async def test_errbacks_of_one_argument_and_bound_ones_get_the_id_of_the_body(tasks: Tasks) -> None:
+    @tasks.app.task(bind=True)
+    async def bound(self: Task[Any, Any, Any], task_id: str, exc: Any = None, traceback: Any = None) -> None:
+        tasks.log.append(("bound", task_id, exc))
+
+    body = tasks.xsum.s().on_error(tasks.log_error.s()).on_error(bound.s())
+    async with running(tasks.app):
+        result = await chord([tasks.add.s(4, 4), tasks.fail.si()], body)()
+        with pytest.raises(ChordError):
+            await result.get(timeout=10)
+        await eventually(lambda: len(tasks.log) == 2)
+    assert sorted(line[:2] for line in tasks.log) == [("bound", result.id), ("old", result.id)]
 
 
 async def test_on_error_of_a_chord(tasks: Tasks) -> None:
@@ -487,6 +575,46 @@ async def test_a_custom_stamp_reaches_every_task(tasks: Tasks, seen: dict[str, A
         await eventually(lambda: len(seen) == 5)
     assert sorted(seen) == ["a", "b", "body", "c", "callback"]
     assert all(stamps == {"stamp": "your_custom_stamp"} for stamps in seen.values())
+
+
+async def test_stamps_are_kept_with_extended_results(place: Place) -> None:
+    async with place.app(result_extended=True) as app:
+
+        @app.task
+        async def add(x: int, y: int) -> int:
+            return x + y
+
+        async with running(app):
+            result = await group(add.si(2, 2), add.si(3, 3)).stamp(stamp="your_custom_stamp")()
+            assert await result.get(timeout=10) == [4, 6]
+            for member in result.leaves():
+                assert member.seen is not None
+                assert (member.seen.extra or {})["stamp"] == "your_custom_stamp"
+
+
+def test_the_stamps_of_a_chord_and_its_links(tasks: Tasks) -> None:
+    class Custom(LinkStamps):
+        def on_signature(self, sig: Signature[Any], **headers: Any) -> Mapping[str, Any]:
+            return {"header": "value"}
+
+    c = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.xsum.s())
+    c = c.link(signature("sig_link")).link_error(signature("sig_link_error")).stamp(Custom())
+    stamped = {"header": "value", "stamped_headers": ["header"]}
+    assert [task.options for task in c.header.tasks] == [stamped, stamped]
+    body = c.settled().body
+    assert body is not None
+    link, errback = body.options.pop("link")[0], body.options.pop("link_error")[0]
+    assert body.options == stamped
+    assert link.options == {
+        "header": "value",
+        "on_callback": True,
+        "stamped_headers": ["header", "on_callback"],
+    }
+    assert errback.options == {
+        "header": "value",
+        "on_errback": True,
+        "stamped_headers": ["header", "on_errback"],
+    }
 
 
 async def test_monitoring_ids(tasks: Tasks, seen: dict[str, Any]) -> None:
