@@ -107,6 +107,9 @@ class AmqpBroker:
     async def hasten(self, queue: str) -> None:
         """Nothing: those in the delays are not known by queue, and arrive in time."""
 
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        """Nothing: those in the delays cannot be searched, and arrive in time."""
+
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         await self._revocations.add(task_ids, until)
 

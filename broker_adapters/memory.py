@@ -7,7 +7,7 @@ or thread. What it holds are encoded envelopes, so that it costs what a broker c
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
@@ -140,9 +140,11 @@ class Hub:
 
     def hasten(self, queue: str) -> None:
         with self._lock:
-            chosen = [item for item in self._parked if item[2].queue == queue]
-            self._parked = sorted(item for item in self._parked if item[2].queue != queue)
-            self._return(entry for _, _, entry in chosen)
+            self._return_now(lambda entry: entry.queue == queue)
+
+    def recall(self, task_ids: Collection[str]) -> None:
+        with self._lock:
+            self._return_now(lambda entry: loads(entry.raw).headers.get("id") in task_ids)
 
     def revoke(self, task_ids: Iterable[str], until: float) -> None:
         with self._lock:
@@ -186,6 +188,11 @@ class Hub:
     def _return_parked(self, time: float) -> None:
         while self._parked and self._parked[0][0] <= time:
             self._return([heappop(self._parked)[2]])
+
+    def _return_now(self, chosen: Callable[[Entry], bool]) -> None:
+        found = [item for item in self._parked if chosen(item[2])]
+        self._parked = sorted(set(self._parked).difference(found))
+        self._return(entry for _, _, entry in found)
 
     def _return_lost(self, finder: "MemoryConsumer", time: float) -> None:
         for other in self._consumers:
@@ -351,6 +358,9 @@ class MemoryBroker:
 
     async def hasten(self, queue: str) -> None:
         self._hub.hasten(queue)
+
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        self._hub.recall(frozenset(task_ids))
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         self._hub.revoke(task_ids, until)

@@ -15,7 +15,7 @@ from taskq.broker_adapters.redis_consumer import RedisConsumer
 from taskq.broker_adapters.redis_durability import read_durability
 from taskq.broker_adapters.redis_layout import read_layout
 from taskq.broker_adapters.redis_publisher import RedisPublisher
-from taskq.broker_adapters.redis_scripts import PURGE
+from taskq.broker_adapters.redis_scripts import PURGE, RECALL
 from taskq.message import DeadLetter, Delivery, Message
 from taskq.redis_link import Link
 from taskq.redis_session import Session
@@ -23,6 +23,8 @@ from taskq.redis_url import Target, parse_target
 
 #: Revoked ids kept; those that end first make room.
 REVOKED: Final = 50_000
+#: Tasks looked for by one call: it holds the server for some milliseconds.
+RECALLED: Final = 500
 #: Seconds for which the whole set is kept after the last revoke.
 KEEP_REVOKED: Final = 30 * 86400
 
@@ -113,6 +115,13 @@ class RedisBroker:
         )
         for future in session.send(*commands):
             session.checked(await future)
+
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        layout = self._layout
+        keys = (*layout.custody, layout.own("parked"))
+        about = (layout.prefix, layout.separator, len(layout.steps), *layout.steps)
+        for start in range(0, len(task_ids), RECALLED):
+            await self._link.run(RECALL, keys, (*about, *task_ids[start : start + RECALLED]))
 
     # -- revoked
 

@@ -314,12 +314,12 @@ class RedisConsumer:
         args: list[Any] = []
         for delivery, due in deliveries:
             if delivery.tag is not None:
-                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}")
+                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}", _task_id(delivery.message))
         self._fanout.deliver_later([(delivery, due) for delivery, due in deliveries if delivery.tag is None])
         if args:
             call = (PARK, (*self._layout.custody, self._layout.own("parked")), args)
             await self._link.insist(partial(self._run, calls=[call], forget=()))
-            self._release(args[::3])
+            self._release(args[::4])
             self._keeper.hurry(min(due for _, due in deliveries))
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:

@@ -178,6 +178,19 @@ return back
 """
 )
 
+# A parked message goes to the head of its list: the tag of its claim tells the priority step.
+_MOVE: Final = """
+local function move(tag, queue, prefix, separator)
+  local claim = redis.call('HGET', KEYS[1], tag)
+  if not claim then return end
+  local list, step = prefix .. queue, string.match(tag, '^taskq:(%d*):')
+  if step ~= '0' then list = list .. separator .. step end
+  redis.call('RPUSH', list, (entry(claim)))
+  redis.call('HDEL', KEYS[1], tag)
+  redis.call('ZREM', KEYS[2], tag)
+end
+"""
+
 #: KEYS unacked, index, leases, parked      ARGV most, key prefix, separator of priority steps
 #: `parked` has queue names by the time their first message is due; `parked:<queue>` has that queue's tags by time.
 #: Moves parked messages that are due to the head of their lists, and looks for leases that have run out; both
@@ -187,21 +200,13 @@ SWEEP: Final = Script(
     _NOW
     + _ENTRY
     + _MAY_GROW
+    + _MOVE
     + """
-local function move(tag, queue)
-  local claim = redis.call('HGET', KEYS[1], tag)
-  if not claim then return end
-  local list, step = ARGV[2] .. queue, string.match(tag, '^taskq:(%d*):')
-  if step ~= '0' then list = list .. ARGV[3] .. step end
-  redis.call('RPUSH', list, (entry(claim)))
-  redis.call('HDEL', KEYS[1], tag)
-  redis.call('ZREM', KEYS[2], tag)
-end
 local moved = 0
 for _, queue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', text(now))) do
   local parked = KEYS[4] .. ':' .. queue
   for _, tag in ipairs(redis.call('ZREVRANGEBYSCORE', parked, text(now), '-inf', 'LIMIT', 0, ARGV[1])) do
-    move(tag, queue)
+    move(tag, queue, ARGV[2], ARGV[3])
     redis.call('ZREM', parked, tag)
     moved = moved + 1
   end
@@ -223,17 +228,45 @@ return {moved, next and text(tonumber(next) - now) or '', tags, claims}
 """
 )
 
-#: KEYS unacked, index, leases, parked      ARGV tag, queue, due, tag, queue, due, ...
+#: KEYS unacked, index, leases, parked      ARGV tag, queue, due, task id, tag, queue, due, task id, ...
+#: The claim is kept as `taskq:<priority step>:parked:<task id>`, by which RECALL finds it; a second message of
+#: the same task keeps its tag.
 PARK: Final = Script(
     _MAY_GROW
     + """
-for i = 1, #ARGV, 3 do
+for i = 1, #ARGV, 4 do
   local tag, queue, due = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if redis.call('ZREM', KEYS[3], tag) == 1 then
-    redis.call('ZADD', KEYS[2], 'XX', due, tag)
+    local claim, name = redis.call('HGET', KEYS[1], tag), string.match(tag, '^taskq:%d*:') .. 'parked:' .. ARGV[i + 3]
+    if claim and redis.call('HSETNX', KEYS[1], name, claim) == 1 then
+      redis.call('HDEL', KEYS[1], tag)
+      redis.call('ZREM', KEYS[2], tag)
+      tag = name
+    end
+    redis.call('ZADD', KEYS[2], due, tag)
     redis.call('ZADD', KEYS[4] .. ':' .. queue, due, tag)
     local first = redis.call('ZSCORE', KEYS[4], queue)
     if not first or tonumber(due) < tonumber(first) then redis.call('ZADD', KEYS[4], due, queue) end
+  end
+end
+"""
+)
+
+#: KEYS unacked, index, leases, parked      ARGV key prefix, separator, count of steps, step..., task id...
+#: Moves what is parked of these tasks to the heads of their lists.
+RECALL: Final = Script(
+    _ENTRY
+    + _MAY_GROW
+    + _MOVE
+    + """
+local first = 4 + tonumber(ARGV[3])
+for _, queue in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+  local parked = KEYS[4] .. ':' .. queue
+  for i = first, #ARGV do
+    for step = 4, first - 1 do
+      local tag = 'taskq:' .. ARGV[step] .. ':parked:' .. ARGV[i]
+      if redis.call('ZREM', parked, tag) == 1 then move(tag, queue, ARGV[1], ARGV[2]) end
+    end
   end
 end
 """

@@ -99,7 +99,9 @@ class SqliteConsumer:
         parked = [(one, due) for one, due in deliveries if one in self._held]
         if parked:
             await self._end(
-                [one for one, _ in parked], queues_sql.park, [(one.tag[1], due) for one, due in parked]
+                [one for one, _ in parked],
+                queues_sql.park,
+                [(due, one.tag[1], task_id(one.message)) for one, due in parked],
             )
 
     async def turn_to(self, queues: Sequence[str]) -> None:
@@ -206,6 +208,10 @@ class SqliteConsumer:
         return [one for one in deliveries if one in self._held]
 
 
+def task_id(message: Message) -> str:
+    return str(message.headers.get("id") or message.correlation_id)
+
+
 def numbers(deliveries: Sequence[Delivery]) -> list[int]:
     return [one.tag[1] for one in deliveries]
 
@@ -237,7 +243,9 @@ class SqliteBroker:
     async def publish(self, messages: Sequence[Message]) -> None:
         addressed, failures = address(messages, self._config)
         outgoing = [
-            Outgoing(queue, -message.priority, dumps(message, delivery_tag=""), message.due, once)
+            Outgoing(
+                queue, -message.priority, dumps(message, delivery_tag=""), message.due, once, task_id(message)
+            )
             for queue, once, message in addressed
         ]
         if outgoing:
@@ -265,6 +273,9 @@ class SqliteBroker:
 
     async def hasten(self, queue: str) -> None:
         await self._file.run(queues_sql.hasten, queue, topic=MESSAGES)
+
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        await self._file.run(queues_sql.recall, task_ids, topic=MESSAGES)
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
         await self._file.run(queues_sql.revoke, task_ids, until, mode=self._mode)

@@ -1,7 +1,7 @@
 """The tables of the embedded broker and what is done to them: functions of a connection, inside a transaction.
 
 `messages` holds what was sent; small tables beside it say where each message is, so that a claim or an
-acknowledgement touches little: `ready` (in the order of delivery), `delayed` (by due time), `held` (by
+acknowledgement touches little: `ready` (in the order of delivery), `delayed` (by due time; `delayed_tasks`: of which tasks), `held` (by
 consumer). A lease is one row per consumer: renewing is one update whatever it holds.
 """
 
@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS ready (
     queue TEXT NOT NULL, rank INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (queue, rank, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS delayed (
     due REAL NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (due, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delayed_tasks (id INTEGER PRIMARY KEY, task TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS delayed_tasks_task ON delayed_tasks (task);
 CREATE TABLE IF NOT EXISTS held (
     consumer INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (consumer, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS consumers (id INTEGER PRIMARY KEY, leased_until REAL NOT NULL);
@@ -51,7 +53,7 @@ MOST_DUE: Final = 1000
 class Outgoing(NamedTuple):
     """A message to be stored. `rank` orders a queue, the smallest first; `due` is None for at once.
 
-    `once` is its name where it is to be stored a single time.
+    `once` is its name where it is to be stored a single time; `task` is the id of its task.
     """
 
     queue: str
@@ -59,6 +61,7 @@ class Outgoing(NamedTuple):
     raw: bytes
     due: float | None
     once: str | None = None
+    task: str = ""
 
 
 class Row(NamedTuple):
@@ -111,12 +114,24 @@ def insert_chunk(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     insert = f"INSERT INTO messages (queue, rank, raw) VALUES {values}"  # noqa: S608 - nothing but placeholders
     last = db.execute(insert, cells).lastrowid or 0
     first = last - len(messages) + 1  # one writer at a time: the numbers of one INSERT follow each other
-    delayed = [(message.due, first + n) for n, message in enumerate(messages) if message.due is not None]
-    db.executemany("INSERT INTO delayed VALUES (?, ?)", delayed)
+    delayed = [
+        (message.due, first + n, message.task)
+        for n, message in enumerate(messages)
+        if message.due is not None
+    ]
+    delay(db, delayed)
     db.execute(
         "INSERT INTO ready SELECT queue, rank, id FROM messages WHERE id BETWEEN ? AND ?"
         " AND id NOT IN (SELECT value FROM json_each(?))",
-        (first, last, json.dumps([number for _, number in delayed])),
+        (first, last, json.dumps([number for _, number, _ in delayed])),
+    )
+
+
+def delay(db: sqlite3.Connection, delayed: Sequence[tuple[float, int, str]]) -> None:
+    """Keep these back until they are due: time, number, task."""
+    db.executemany("INSERT INTO delayed VALUES (?, ?)", [(due, number) for due, number, _ in delayed])
+    db.executemany(
+        "INSERT OR REPLACE INTO delayed_tasks VALUES (?, ?)", [(number, task) for _, number, task in delayed]
     )
 
 
@@ -202,6 +217,7 @@ def make_due_ready(db: sqlite3.Connection, time: float) -> None:
             (numbers,),
         )
         db.execute("DELETE FROM delayed WHERE (due, id) <= (?, ?)", rows[-1])
+        db.execute("DELETE FROM delayed_tasks WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
 def take_back_lost(db: sqlite3.Connection, finder: int, time: float) -> None:
@@ -260,11 +276,12 @@ def settle(
         drop(db, gone)
 
 
-def park(db: sqlite3.Connection, consumer: int, parked: Iterable[tuple[int, float]]) -> None:
-    for number, due in parked:
+def park(db: sqlite3.Connection, consumer: int, parked: Iterable[tuple[float, int, str]]) -> None:
+    for one in parked:
+        number = one[1]
         if db.execute("DELETE FROM held WHERE consumer = ? AND id = ?", (consumer, number)).rowcount:
             db.execute("UPDATE messages SET redelivered = 1 WHERE id = ?", (number,))
-            db.execute("INSERT INTO delayed VALUES (?, ?)", (due, number))
+            delay(db, [one])
 
 
 def release(db: sqlite3.Connection, consumer: int, numbers: Sequence[int]) -> str:
@@ -313,7 +330,8 @@ def purge(db: sqlite3.Connection, queue: str) -> int:
         " SELECT id FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?1)",
         (queue,),
     ).fetchone()
-    db.execute("DELETE FROM delayed WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
+    for table in ("delayed", "delayed_tasks"):
+        db.execute(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", (numbers,))  # noqa: S608 - constants
     db.execute("DELETE FROM ready WHERE queue = ?", (queue,))
     return db.execute(
         "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?))", (numbers,)
@@ -326,6 +344,14 @@ def hasten(db: sqlite3.Connection, queue: str) -> None:
         " (SELECT id FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?)",
         (queue,),
     )
+
+
+def recall(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
+    """Deliver the delayed messages of these tasks now."""
+    of_these = "SELECT json_group_array(id) FROM delayed_tasks WHERE task IN (SELECT value FROM json_each(?))"
+    (numbers,) = db.execute(of_these, (json.dumps(task_ids),)).fetchone()
+    if numbers != "[]":
+        db.execute("UPDATE delayed SET due = 0 WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
 def revoke(db: sqlite3.Connection, task_ids: Iterable[str], until: float) -> None:

@@ -29,6 +29,8 @@ BROKERS: dict[str, str] = {
 #: How long a `Message.once` is remembered, in seconds, and how long after the delivery that led to it was settled.
 ONCE: Final = 86400
 ONCE_SETTLED: Final = 300
+#: How long a revoked id is remembered, in seconds, unless its caller says otherwise: longer than tasks are delayed for.
+REVOKED_FOR: Final = 30 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,10 @@ class Broker(Protocol):
 
         A worker that receives one parks it again: it bears its `eta`.
         """
+        ...
+
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        """Deliver the delayed messages of these tasks now (where they can be found by task), as `hasten` does."""
         ...
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
-from taskq.broker import Broker
+from taskq.broker import REVOKED_FOR, Broker
 from taskq.clock import now
 from taskq.errors import DecodeError
 from taskq.lamport import LamportClock
@@ -15,9 +15,6 @@ from taskq.signatures import new_id
 
 #: What each worker answered: node name -> value.
 Reply: TypeAlias = dict[str, Any]
-
-#: How long workers remember a revoked id, in seconds (as Celery's do).
-REVOKED_FOR = 10800.0
 
 
 class Waiting(TypedDict, total=False):
@@ -144,17 +141,22 @@ class Control:
     ) -> list[Reply] | None:
         """Have tasks not run: they end as REVOKED. The broker remembers it for workers that start later.
 
+        What waits in a worker, or in the broker for its eta, ends at once (RabbitMQ delivers it at its eta); what
+        waits in a queue ends when its turn comes.
+
         Args:
             task_id: one id or several.
             terminate: also end those that run.
             signal: for tasks that run in a process of their own; others are ended by an exception.
-            expires: how long it is remembered, in seconds.
+            expires: how long it is remembered, in seconds (30 days).
             destination: node names; None = all.
             whom: see the class.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         if not (destination or whom.get("pattern")):
-            await (await self._app.open_broker()).revoke(ids, now() + expires)
+            broker = await self._app.open_broker()
+            await broker.revoke(ids, now() + expires)
+            await broker.recall(ids)
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
         return await self.broadcast("revoke", arguments, destination=destination, **whom)
 

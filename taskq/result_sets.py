@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from taskq import states
+from taskq.broker import REVOKED_FOR
 from taskq.errors import ResultTimeout
 from taskq.result_tree import look
 from taskq.store import ResultStore
@@ -184,7 +185,7 @@ class ResultSet(Generic[R]):
                 leaf.see(None)
 
     async def revoke(
-        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = REVOKED_FOR
     ) -> None:
         """Have no task run that has not started, with `terminate` none at all; see `AsyncResult.revoke`."""
         leaves = list(self.leaves())

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from taskq import states
+from taskq.broker import REVOKED_FOR
 from taskq.errors import ResultTimeout
 from taskq.failures import decode_exception
 from taskq.graph import Graph
@@ -268,14 +269,14 @@ class AsyncResult(Generic[R]):
         self.see(None)
 
     async def revoke(
-        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = REVOKED_FOR
     ) -> None:
-        """Have the task not run: it ends as REVOKED, at once where a worker holds it, else when its turn comes.
+        """Have the task not run: it ends as REVOKED; see `Control.revoke` for when.
 
         Args:
             terminate: end it also if it runs.
             signal: with which a task that runs in a process of its own is ended.
-            expires: how long the broker remembers, in seconds (3 hours, as Celery's workers do).
+            expires: how long the broker remembers, in seconds (30 days).
 
         Raises:
             OperationalError: the broker could not be reached.

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
+from taskq.broker import REVOKED_FOR
 from taskq.options import CallOptions
 from taskq.result_sets import OnMessage
 from taskq.results import AsyncResult, GroupResult
@@ -142,7 +143,9 @@ class SyncResult(Generic[R]):
         """Remove the stored result."""
         run_sync(self.handle.forget(), "result.forget()")
 
-    def revoke(self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = 10800.0) -> None:
+    def revoke(
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = REVOKED_FOR
+    ) -> None:
         """Have the task not run; see `AsyncResult.revoke`."""
         revoking = self.handle.revoke(terminate=terminate, signal=signal, expires=expires)
         run_sync(revoking, "result.revoke()")
@@ -202,7 +205,7 @@ class SyncGroupResult(Generic[R]):
         """Remove the stored results of all members."""
         run_sync(self.handle.forget(), "result.forget()")
 
-    def revoke(self, *, expires: float = 10800.0) -> None:
+    def revoke(self, *, expires: float = REVOKED_FOR) -> None:
         """Have no member run that has not started."""
         run_sync(self.handle.revoke(expires=expires), "result.revoke()")
 

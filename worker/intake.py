@@ -104,10 +104,9 @@ class Intake:
                 await signals.task_received.send(job.task, request=job.request)
             until = self._place(job)
             if until is not None:
-                parked.append((job.delivery, until))
+                parked.append((job, until))
         if parked:
-            await insist("park tasks", lambda: self._consumer.park(parked), OperationalError)
-            self._custody.release([delivery for delivery, _ in parked])
+            await self._park(parked)
         self._set_alarm()
 
     def _place(self, job: Job) -> float | None:
@@ -123,6 +122,15 @@ class Intake:
             return self._now() + self._throttle.eta(job)
         return None
 
+    async def _park(self, parked: Sequence[tuple[Job, float]]) -> None:
+        """Have the broker keep these. One that was revoked since it was looked at comes back at once."""
+        deliveries = [(job.delivery, until) for job, until in parked]
+        await insist("park tasks", lambda: self._consumer.park(deliveries), OperationalError)
+        self._custody.release([delivery for delivery, _ in deliveries])
+        revoked = await self._revoked([job for job, _ in parked])
+        if late := [job.request.id for job, _ in parked if self._is_revoked(job, revoked)]:
+            await insist("recall revoked tasks", lambda: self._broker.recall(late), OperationalError)
+
     @property
     def waiting(self) -> int:
         """How many wait for their eta, or for their turn at a rate limit. From any thread."""
@@ -132,13 +140,17 @@ class Intake:
         """Those that may run; the revoked ones get their outcome."""
         if not jobs:
             return jobs
-        keys = [key for job in jobs for key in keys_of(job.request)]
-        revoked = await insist("ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError)
+        revoked = await self._revoked(jobs)
         kept = [job for job in jobs if not self._is_revoked(job, revoked)]
         for job in jobs if len(kept) < len(jobs) else ():
             if job not in kept:
                 self._put(await self._verdict.revoked(job, REVOKED))
         return kept
+
+    async def _revoked(self, jobs: Sequence[Job]) -> Collection[str]:
+        """By which of their keys the broker knows some of these to be revoked."""
+        keys = [key for job in jobs for key in keys_of(job.request)]
+        return await insist("ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError)
 
     def _is_revoked(self, job: Job, revoked: Collection[str]) -> bool:
         """By the broker's word, or by a command that came while it was asked."""

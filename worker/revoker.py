@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from taskq.broker import Broker
+from taskq.broker import REVOKED_FOR, Broker
 from taskq.clock import now
-from taskq.control import REVOKED_FOR
 from taskq.errors import OperationalError
 from taskq.worker.custody import Custody
 from taskq.worker.intake import Intake
@@ -50,6 +49,7 @@ class Revoker:
             known = await self._broker.revoked(keys)
             if missing := [key for key in keys if key not in known]:  # else the caller told the broker
                 await self._broker.revoke(missing, now() + REVOKED_FOR)
+                await self._broker.recall(missing)
         except OperationalError as error:
             logger.warning("revoked here only, the broker could not be told: %s", error)
 

@@ -688,6 +688,76 @@ async def test_hastened_messages_come_at_once_and_unchanged(
     await assert_silent(consumer)
 
 
+async def test_recalled_tasks_come_at_once_and_unchanged(
+    connect: ConnectBroker, site: BrokerSite, queue: str, other: str
+) -> None:
+    broker, caller = await connect(), await connect()
+    if not site.counts_delayed:
+        await broker.recall(["id-1"])
+        pytest.skip("this broker finds no delayed messages by task")
+    consumer = await broker.consume([queue, other], prefetch=20)
+    urgent, *_, least = site.urgent_first
+    sent = [
+        message(queue, 1),
+        message(queue, 2),
+        message(other, 3, priority=urgent),
+        message(other, 4, priority=least),
+        message(queue, 5, headers={"parent_id": "id-1", "note": '"id": "id-2"'}),
+        message(queue, 6, headers={"id": "ż'\"\\"}),
+    ]
+    await broker.publish(sent)
+    held = await take(consumer, len(sent))
+    await consumer.park([(delivery, time() + 3600) for delivery in held])
+    await caller.recall(["id-3", "id-4", "unknown"])
+    assert sorted(numbers(await take(consumer, 2, within=5, ack=True))) == [3, 4]
+    await caller.recall(["id-1", "id-3"])
+    (first,) = await take(consumer, 1, within=5)
+    assert first.message == sent[0]
+    await consumer.park([(first, time() + 3600)])
+    await caller.recall(["id-1", "ż'\"\\"])
+    rest = await take(consumer, 2, within=5)
+    assert sorted(numbers(rest)) == [1, 6]
+    assert {delivery.deaths for delivery in rest} == {0}
+    await consumer.settle(ack=rest)
+    await caller.recall([])
+    await caller.recall(["id-1"])
+    await assert_silent(consumer)
+    assert await broker.size(queue) == 2
+    await broker.purge(queue)
+    await caller.recall(["id-2", "id-5"])
+    await assert_silent(consumer)
+
+
+async def test_of_two_parked_messages_of_one_task_none_is_lost(
+    connect: ConnectBroker, site: BrokerSite, queue: str
+) -> None:
+    broker = await connect()
+    if not site.counts_delayed:
+        pytest.skip("this broker finds no delayed messages by task")
+    consumer = await broker.consume([queue], prefetch=10)
+    await broker.publish([message(queue, 1), message(queue, 1)])
+    held = await take(consumer, 2)
+    await consumer.park([(delivery, time() + 3600) for delivery in held])
+    assert await broker.size(queue) == 2
+    await broker.recall(["id-1"])
+    await broker.hasten(queue)
+    assert numbers(await take(consumer, 2, within=5, ack=True)) == [1, 1]
+    assert await broker.size(queue) == 0
+
+
+async def test_what_the_broker_delays_from_the_start_is_recalled(
+    connect: ConnectBroker, site: BrokerSite, queue: str
+) -> None:
+    broker = await connect()
+    if not (broker.features.delays and site.counts_delayed):
+        pytest.skip("this broker finds no delayed messages by task")
+    consumer = await broker.consume([queue], prefetch=10)
+    await broker.publish([message(queue, n, due=time() + 3600) for n in range(3)])
+    await broker.recall(["id-1"])
+    assert numbers(await take(consumer, 1, within=5, ack=True)) == [1]
+    assert await broker.size(queue) == 2
+
+
 # == revoked
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from taskq import TaskQ
+from taskq import TaskQ, TaskRevokedError
 from tests.commands import Running, running_taskq
 from tests.e2e.conftest import Site
+from tests.harness import Place, running
 from tests.polling import eventually
 
 TASKS = 10_000
@@ -51,3 +52,35 @@ async def test_a_worker_does_not_grow_by_what_is_due_in_an_hour(tmp_path: Path, 
             return await site.waiting() == TASKS
 
         await eventually(all_there, within=30, every=1)
+
+
+async def test_what_waits_in_the_broker_for_its_eta_ends_when_it_is_revoked(site: Site) -> None:
+    """Not in an hour; RabbitMQ's delays cannot be searched, there it ends when it is due."""
+    far = 2.0 if site.broker.startswith("amqp") else HOUR
+    place = Place(site.broker, site.backend, {"eta_horizon": 1.0})
+    async with place.app() as app, place.app() as caller:
+        ran: list[int] = []
+
+        @app.task(name="proj.unwanted")
+        async def unwanted(n: int) -> int:
+            ran.append(n)
+            return n
+
+        early = await caller.send_task("proj.unwanted", (1,), countdown=far)
+        await early.revoke()
+        async with running(app, hostname="w@test") as worker:
+            with pytest.raises(TaskRevokedError):
+                await early.get(timeout=20)
+            late = await caller.send_task("proj.unwanted", (2,), countdown=far)
+            broker = await app.open_broker()
+
+            async def parked() -> bool:
+                assert worker._parts is not None
+                return not worker._parts.custody.jobs() and not await broker.ready("celery")
+
+            await eventually(parked)
+            await late.revoke()
+            with pytest.raises(TaskRevokedError):
+                await late.get(timeout=20)
+        assert await (await caller.open_broker()).size("celery") == 0
+        assert not ran

@@ -10,7 +10,7 @@ from taskq import Task, TaskQ, TaskRevokedError, clock
 from taskq.broker_adapters.memory import HUBS
 from taskq.errors import ConnectionLost
 from taskq.worker.worker import Worker
-from tests.faults import fail
+from tests.faults import FOREVER, fail, heal
 from tests.harness import Place, running
 from tests.polling import eventually
 
@@ -166,10 +166,26 @@ async def test_a_revoked_task_does_not_run(app: TaskQ, moment: str) -> None:
         if moment == "parked":
             await eventually(lambda: not held(worker) and in_queue(app) == 1)
             await result.revoke()
-        else:
-            with pytest.raises(TaskRevokedError, match="revoked"):
-                await result.get(timeout=5)
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            await result.get(timeout=5)
+        assert in_queue(app) == 0
     assert not ran
+
+
+async def test_a_task_revoked_on_its_way_to_be_parked_does_not_wait_for_its_eta(
+    frail: TaskQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    @frail.task
+    async def unwanted() -> None: ...
+
+    fail(frail, "park", ConnectionLost("down"), FOREVER)
+    async with running(frail):
+        result = await unwanted.apply_async(countdown=3600)
+        await eventually(lambda: "could not park tasks" in caplog.text)  # it was looked at before that
+        await (await frail.open_broker()).revoke([result.id], clock.now() + 60)
+        heal(frail)
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            await result.get(timeout=10)
 
 
 async def test_parking_is_insisted_on(frail: TaskQ, caplog: pytest.LogCaptureFixture) -> None:
