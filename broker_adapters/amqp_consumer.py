@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
+from taskq.broker import ANY_SIZE
+from taskq.broker_adapters.amqp_channel import DataChannel
 from taskq.broker_adapters.amqp_holds import Holds
 from taskq.broker_adapters.amqp_link import Link
 from taskq.broker_adapters.amqp_marks import came_back, is_delayed, undelay
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths
-from taskq.broker_adapters.amqp_sender import NEAR, Sender, open_data_channel
+from taskq.broker_adapters.amqp_sender import Sender, open_data_channel
 from taskq.broker_adapters.amqp_session import Session
 from taskq.broker_adapters.amqp_topology import Topology
+from taskq.broker_adapters.amqp_waiting import Waiting
+from taskq.broker_adapters.amqp_window import Subscription, Window
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
 from taskq.message import Delivery, Message
@@ -23,9 +25,6 @@ log = logging.getLogger("taskq.amqp")
 
 #: Seconds between tries to consume again, the first and the longest.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
-#: How often a quorum queue has delivered a message, and the most we let it come to: RabbitMQ 4 drops a message (or
-#: dead-letters it) at 20 by default, and counts what was given back in good order too.
-_COUNT, _WORN = "x-delivery-count", 10
 
 
 class Parts(NamedTuple):
@@ -49,15 +48,12 @@ class AmqpConsumer:
             parts.deaths,
             parts.dead,
         )
-        self._names = {f"{link.config.name}-{number}": queue for number, queue in enumerate(queues)}
-        self._tags = dict(self._names)  # of those we receive from now; the names of others may still arrive
-        self._prefetch = max(1, prefetch // max(1, len(self._tags)))
+        self._window = Window(prefetch, link.config.held_bytes)
+        self._subscription = Subscription(link.config.name, queues, prefetch)
         self._session = Session()
-        self._fresh: deque[Delivery] = deque()
-        self._suspects: list[Delivery] = []  # delivered before: did their holder die?
-        self._worn: list[Delivery] = []  # delivered so often that a quorum queue may drop them
+        self._waiting = Waiting()
+        self._unbalanced = asyncio.Event()
         self._blamed: set[Delivery] = set()
-        self._early: list[tuple[float, int, Delivery]] = []
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self._closed = False
@@ -78,17 +74,18 @@ class AmqpConsumer:
         await self._attach()
         self._tasks = [
             asyncio.create_task(self._keep(), name="taskq-amqp-consumer"),
+            asyncio.create_task(self._balance(), name="taskq-amqp-window"),
             asyncio.create_task(self._holds.watch(lambda: self._session), name="taskq-amqp-holds"),
         ]
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         while not self._closed:
             self._news.clear()
-            if self._worn:
+            if self._waiting.worn:
                 await self._replace_worn()
-            if self._suspects:
+            if self._waiting.suspects:
                 await self._judge()
-            if batch := self._take(limit):
+            if batch := self._waiting.take(limit, max_bytes):
                 return batch
             await self._wait()
         return []
@@ -140,35 +137,29 @@ class AmqpConsumer:
             raise PublishErrors(failures)
 
     async def turn_to(self, queues: Sequence[str]) -> None:
-        gone = [tag for tag, queue in self._tags.items() if queue not in queues]
-        new = [queue for queue in dict.fromkeys(queues) if queue not in self._tags.values()]
-        added = {f"{self._link.config.name}-{n}": queue for n, queue in enumerate(new, len(self._names))}
-        for queue in new:
-            await self._declare(queue)
-        self._names |= added
-        self._tags = {tag: queue for tag, queue in self._tags.items() if tag not in gone} | added
-        channel = self._session.channel
-        if channel is None or channel.closed:
-            return  # it is being opened again, for what is wanted now
-        for tag, queue in added.items():
-            await channel.consume(queue, tag, self._prefetch)
-        for tag in gone:
-            await channel.cancel(tag)
+        for queue in dict.fromkeys(queues):
+            if queue not in self._subscription.queues:
+                await self._declare(queue)
+        await self._subscription.turn_to(self._channel, list(dict.fromkeys(queues)))
         await self._give_back_unwanted()
+
+    async def resize(self, prefetch: int) -> None:
+        before = self._window.size
+        self._window.resize(prefetch)
+        if self._window.size != before:
+            await self._subscription.resize(self._channel, self._window.size)
+
+    @property
+    def _channel(self) -> DataChannel | None:
+        """The open one; None while it is being opened again, for what is wanted then."""
+        channel = self._session.channel
+        return None if channel is None or channel.closed else channel
 
     async def _give_back_unwanted(self) -> None:
         """What came ahead of a queue that we have turned away from."""
-        wanted = set(self._tags.values())
-        early = (delivery for _, _, delivery in self._early)
-        waiting = (*self._fresh, *self._suspects, *self._worn, *early)
-        unwanted = {delivery for delivery in waiting if delivery.queue not in wanted}
-        rest = [delivery for delivery in waiting if delivery in unwanted]
-        alive = self._alive(rest)
-        self._fresh = deque(delivery for delivery in self._fresh if delivery not in unwanted)
-        self._suspects = [delivery for delivery in self._suspects if delivery not in unwanted]
-        self._worn = [delivery for delivery in self._worn if delivery not in unwanted]
-        self._early = [entry for entry in self._early if entry[2] not in unwanted]
-        heapify(self._early)
+        waiting, unjudged = self._waiting, self._waiting.unjudged()
+        rest = waiting.remove_others(self._subscription.queues)
+        alive = [delivery for delivery in self._alive(rest) if delivery not in unjudged]
         await self._take_off(alive)
         self._session.requeue(rest)
         await self._settled(self._session)
@@ -182,7 +173,7 @@ class AmqpConsumer:
         self._closed = True
         self._news.set()
         self._holds.stop()
-        for keeper in self._tasks[:1]:
+        for keeper in self._tasks[:2]:
             keeper.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._detach()
@@ -195,36 +186,28 @@ class AmqpConsumer:
     def _arrived(self, session: Session, queue_tag: str, delivery: Delivery) -> None:
         if session is not self._session:
             return
-        message, tag = delivery.message, delivery.tag
-        queue = delivery.queue = self._names[queue_tag]
+        message = delivery.message
+        queue = delivery.queue = self._subscription.names[queue_tag]
         due = 0.0
         if is_delayed(message):
             due = undelay(message, self._link.config.queue(queue))
         elif came_back(message):
             delivery.redelivered = True
-        session.held[tag] = delivery
-        if (times := message.headers.pop(_COUNT, 0)) and isinstance(times, int) and times >= _WORN:
-            self._worn.append(delivery)
-        elif delivery.redelivered:
-            self._suspects.append(delivery)
-        elif 0 < due - now() <= NEAR + 1:
-            heappush(self._early, (due, tag, delivery))
+        if session.bytes >= self._window.budget and self._is_too_much(queue_tag):
+            self._waiting.refuse(delivery)
+            self._unbalanced.set()
         else:
-            self._fresh.append(delivery)
-        self._news.set()
-
-    def _take(self, limit: int) -> list[Delivery]:
-        while self._early and self._early[0][0] <= now():
-            self._fresh.append(heappop(self._early)[2])
-        fresh = self._fresh
-        return [fresh.popleft() for _ in range(min(limit, len(fresh)))]
+            self._waiting.add(delivery, due)
+            self._news.set()
+        session.hold(delivery)
 
     async def _wait(self) -> None:
-        if not self._early:
+        due = self._waiting.next_due
+        if due is None:
             await self._news.wait()
             return
         try:
-            async with asyncio.timeout(max(0.0, self._early[0][0] - now())):
+            async with asyncio.timeout(max(0.0, due - now())):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -235,10 +218,10 @@ class AmqpConsumer:
             await self._deaths.follow()
         except OperationalError as error:
             log.warning("deaths of holders are not known now: %s", error)
-        suspects, self._suspects = self._suspects, []
+        suspects, self._waiting.suspects = self._waiting.suspects, []
         for delivery in suspects:
             delivery.deaths = self._deaths.of(delivery)
-        self._fresh.extendleft(reversed(suspects))
+        self._waiting.fresh.extendleft(reversed(suspects))
         try:
             await self._deaths.handed_out([delivery for delivery in suspects if not delivery.deaths])
         except OperationalError as error:
@@ -246,19 +229,49 @@ class AmqpConsumer:
 
     async def _replace_worn(self) -> None:
         """Put copies in the place of messages that near the limit of deliveries: a copy is counted from 0."""
-        worn, self._worn = self._worn, []
+        worn, self._waiting.worn = self._waiting.worn, []
         try:
             await self.park([(delivery, now()) for delivery in worn])
         except OperationalError as error:
             log.warning("messages near the delivery limit of their queue are not replaced: %s", error)
         finally:
-            self._suspects += [delivery for delivery in worn if self._session.has(delivery)]
+            self._waiting.suspects += [delivery for delivery in worn if self._session.has(delivery)]
+
+    # -- how much is let come
+
+    def _is_too_much(self, queue_tag: str) -> bool:
+        """Whether a message beyond the bytes goes back: not the single one that may always come."""
+        return self._window.size > 1 or queue_tag not in self._subscription.tags
+
+    async def _balance(self) -> None:
+        while True:
+            await self._unbalanced.wait()
+            self._unbalanced.clear()
+            try:
+                await self._rebalance()
+            except OperationalError as error:
+                log.info("another channel is opened: %s", error)
+                self._lost.set()
+
+    async def _rebalance(self) -> None:
+        session, window = self._session, self._window
+        size = window.wanted(session.bytes, len(session.held) - len(self._waiting.excess))
+        if size != window.size:
+            log.debug("up to %d messages are let come: those held have %d bytes", size, session.bytes)
+            window.size = size
+            await self._subscription.resize(self._channel, size)
+        if excess := list(self._waiting.excess):
+            await self._take_off(self._alive(excess))
+            gone = set(excess)
+            self._waiting.excess = [delivery for delivery in self._waiting.excess if delivery not in gone]
+            session.requeue(excess)
+            await self._settled(session)
 
     # -- giving back
 
     def _alive(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """Those of these that would look as if we had died, or were blamed for it."""
-        unknown = {*self._suspects, *self._worn}
+        unknown = self._waiting.unjudged()
         return [d for d in deliveries if d in self._blamed or (not d.deaths and d not in unknown)]
 
     async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
@@ -271,6 +284,8 @@ class AmqpConsumer:
     async def _settled(self, session: Session) -> None:
         if self._blamed:
             self._blamed = {delivery for delivery in self._blamed if self._owns(delivery)}
+        if self._window.size < self._window.most:
+            self._unbalanced.set()
         if session.channel is not None and not session.channel.closed:
             try:
                 await session.channel.flush()
@@ -287,8 +302,7 @@ class AmqpConsumer:
         if channel is None or channel.closed:
             return
         try:
-            for consumer_tag in self._tags:
-                await channel.cancel(consumer_tag)
+            await self._subscription.end(channel)
             rest = list(session.held.values())
             await self._take_off(self._alive(rest))
             session.requeue(rest)
@@ -300,7 +314,7 @@ class AmqpConsumer:
     # -- the channel
 
     async def _attach(self) -> None:
-        for queue in self._tags.values():
+        for queue in self._subscription.queues:
             await self._declare(queue)
         session = Session()
 
@@ -312,8 +326,7 @@ class AmqpConsumer:
         channel.on_closed.append(lost.set)
         channel.on_cancelled.append(lost.set)
         self._session, self._lost = session, lost
-        for consumer_tag, queue in self._tags.items():
-            await channel.consume(queue, consumer_tag, self._prefetch)
+        await self._subscription.begin(channel)
         if channel.closed:
             lost.set()
 
@@ -331,7 +344,7 @@ class AmqpConsumer:
             await self._lost.wait()
             old = self._session.channel
             await self._forget_held()
-            for queue in self._tags.values():
+            for queue in self._subscription.queues:
                 self._topology.forget(queue)
             try:
                 if old is not None and not old.closed:
@@ -347,9 +360,6 @@ class AmqpConsumer:
         """The channel is gone: what it brought belongs to the broker again, though nobody died."""
         lost = self._alive(self._session.held.values())
         self._session = Session()
-        self._fresh.clear()
-        self._suspects.clear()
-        self._worn.clear()
+        self._waiting.clear()
         self._blamed = {delivery for delivery in self._blamed if delivery in self._holds}
-        self._early.clear()
         await self._take_off(lost)

@@ -12,6 +12,12 @@ class Session:
     def __init__(self) -> None:
         self.channel: DataChannel | None = None
         self.held: dict[int, Delivery] = {}  # by tag, in the order of arrival: tags only grow
+        self.bytes = 0  # of their bodies
+
+    def hold(self, delivery: Delivery) -> None:
+        """It has arrived."""
+        self.held[delivery.tag] = delivery
+        self.bytes += len(delivery.message.body)
 
     def has(self, delivery: Delivery) -> bool:
         """Whether the delivery came on this channel and is not settled."""
@@ -31,14 +37,17 @@ class Session:
         if run:
             channel.ack(run[-1], multiple=len(run) > 1)
         for tag in run:
-            del self.held[tag]
+            self._release(tag)
         for tag in tags.difference(run):
-            del self.held[tag]
+            self._release(tag)
             channel.ack(tag, multiple=False)
 
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Give these back."""
         for delivery in deliveries:
             if self.channel is not None and self.has(delivery):
-                del self.held[delivery.tag]
+                self._release(delivery.tag)
                 self.channel.requeue(delivery.tag)
+
+    def _release(self, tag: int) -> None:
+        self.bytes -= len(self.held.pop(tag).message.body)

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import ClassVar
 
-from taskq.broker import BrokerConfig, Features
+from taskq.broker import ANY_SIZE, BrokerConfig, Features
 from taskq.broker_adapters.memory_bus import MemoryBus
 from taskq.broker_adapters.memory_line import Entry, Line, Tag
 from taskq.broker_adapters.memory_once import Names
@@ -59,7 +59,7 @@ class Hub:
             self._consumers.discard(consumer)
             self._give_back(consumer)
 
-    def claim(self, consumer: "MemoryConsumer", limit: int) -> list[Entry]:
+    def claim(self, consumer: "MemoryConsumer", limit: int, max_bytes: int) -> list[Entry]:
         """Take up to `limit` messages into the consumer's custody; when there are none it will be woken."""
         time = now()
         taken: list[Entry] = []
@@ -68,10 +68,9 @@ class Hub:
             self._return_lost(consumer, time)
             lines = [self._lines[name] for name in consumer.rotate()]
             share = -(-limit // max(1, len(lines)))
-            for line in lines:
-                line.take(min(share, limit - len(taken)), taken)
-            for line in lines:
-                line.take(limit - len(taken), taken)
+            for most in (share, limit):  # what one queue does not use of its share goes to the others
+                for line in lines:
+                    max_bytes -= line.take(min(most, limit - len(taken)), max_bytes, taken)
             for entry in taken:
                 entry.claims += 1
                 consumer.held[entry] = entry.claims
@@ -238,10 +237,10 @@ class MemoryConsumer:
             with suppress(RuntimeError):  # its loop has ended: nobody waits there
                 self._loop.call_soon_threadsafe(self._news.set)
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         while not self._closed:
             self._news.clear()
-            entries = self._hub.claim(self, min(limit, self._prefetch - len(self.held)))
+            entries = self._hub.claim(self, min(limit, self._prefetch - len(self.held)), max_bytes)
             if deliveries := [delivery for entry in entries if (delivery := self._open(entry)) is not None]:
                 return deliveries
             if entries:  # none of them was readable: the next may be
@@ -274,6 +273,10 @@ class MemoryConsumer:
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         for delivery, due in deliveries:
             self._hub.park([(entry, due) for entry in self._hub.remove(self, [delivery.tag])])
+        self._news.set()
+
+    async def resize(self, prefetch: int) -> None:
+        self._prefetch = prefetch
         self._news.set()
 
     async def turn_to(self, queues: Sequence[str]) -> None:

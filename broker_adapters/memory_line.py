@@ -49,12 +49,17 @@ class Line:
         level.appendleft(entry)
         level.extendleft(reversed(later))
 
-    def take(self, limit: int, into: list[Entry]) -> None:
+    def take(self, limit: int, max_bytes: int, into: list[Entry]) -> int:
+        """Take the first, up to `limit` and none more once they come to `max_bytes`. Returns their bytes."""
+        size = 0
         for priority in self._order:
             level = self._levels[priority]
-            while level and limit > 0:
-                into.append(level.popleft())
+            while level and limit > 0 and size < max_bytes:
+                entry = level.popleft()
+                into.append(entry)
                 limit -= 1
+                size += len(entry.raw)
+        return size
 
     def clear(self) -> None:
         self._levels.clear()

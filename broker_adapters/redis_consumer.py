@@ -8,7 +8,7 @@ from functools import partial
 from logging import getLogger
 from typing import Any, Final, NamedTuple
 
-from taskq.broker import ONCE_SETTLED, Queue
+from taskq.broker import ANY_SIZE, ONCE_SETTLED, Queue, hand_out
 from taskq.broker_adapters.redis_claims import (
     Claim,
     Return,
@@ -91,6 +91,10 @@ class RedisConsumer:
         self._closed = False
         self._keeper = Keeper(link, layout)
 
+    async def resize(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        self._news.set()
+
     async def turn_to(self, queues: Sequence[str]) -> None:
         declared = await self._declare(queues)
         fanouts = [queue for queue in declared if queue.exchange_type == "fanout"]
@@ -129,15 +133,17 @@ class RedisConsumer:
 
     # -- receive
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         while not self._closed:
             if self._ready:
-                return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+                return hand_out(self._ready, limit, max_bytes)
             room = min(limit, MOST, self._prefetch - len(self._held))
             if self._asked is None and (room <= 0 or not self._sources.queues):
                 self._news.clear()
                 await self._news.wait()
-            elif not await self._link.insist(partial(self._claim, room=room)) and not self._ready:
+            elif not await self._link.insist(partial(self._claim, room=room, max_bytes=max_bytes)) and (
+                not self._ready
+            ):
                 await self._wait_for_news()
         return []
 
@@ -148,7 +154,7 @@ class RedisConsumer:
         except TimeoutError:
             pass
 
-    async def _claim(self, session: Session, *, room: int) -> bool:
+    async def _claim(self, session: Session, *, room: int, max_bytes: int) -> bool:
         """Put what can be claimed into `_ready`. False: the lists are empty, and their news will come."""
         if self._unsure is not None:
             await self._find(session, self._unsure)
@@ -157,7 +163,7 @@ class RedisConsumer:
         if self._ready:
             return True
         if self._asked is None:
-            self._asked = self._ask(session, room)
+            self._asked = self._ask(session, room, max_bytes)
         asked = self._asked
         # Shielded: a receive that is cancelled leaves the answer to the next one.
         replies = [await asyncio.shield(future) for future in asked.replies]
@@ -168,10 +174,10 @@ class RedisConsumer:
         looked = len(replies) > 1
         return not looked or replies[1] != 0
 
-    def _ask(self, session: Session, room: int) -> Asked:
+    def _ask(self, session: Session, room: int, max_bytes: int) -> Asked:
         sources = self._sources.next()
         keys = [source.key for source in sources]
-        args: list[Any] = [room, self._lease, self._ahead, self._number, len(self._sources.queues)]
+        args: list[Any] = [room, max_bytes, self._lease, self._ahead, self._number, len(self._sources.queues)]
         for source in sources:
             args += (source.tag_prefix, source.suffix)
         commands: list[Sequence[Any]] = [CLAIM.command((*self._layout.custody, *keys), args)]

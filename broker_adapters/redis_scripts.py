@@ -74,22 +74,23 @@ return reply
 FORGET_SOON: Final = Script("for _, name in ipairs(KEYS) do redis.call('EXPIRE', name, ARGV[1]) end")
 
 #: KEYS unacked, index, leases, list...
-#: ARGV room, lease, seconds the index runs ahead, first number, lists of one priority,
+#: ARGV room, bytes of it, lease, seconds the index runs ahead, first number, lists of one priority,
 #:      then tag prefix and claim suffix of each list
-#: Within a priority every queue gets its share of the room first, then what others leave.
+#: Within a priority every queue gets its share of the room first, then what others leave. How long a message is,
+#: only a pop tells: at once go as many as would have room with 16 MB each.
 #: Returns {{list, count, list, count, ...}, {entry, ...}}; tags are prefix .. number, counted up.
 CLAIM: Final = Script(
     _NOW
     + """
 redis.call('HLEN', KEYS[1]) redis.call('ZCARD', KEYS[2]) redis.call('ZCARD', KEYS[3])  -- wrong type: before any pop
-local room, number, width = tonumber(ARGV[1]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local score, expiry = text(now + tonumber(ARGV[3])), text(now + tonumber(ARGV[2]))
+local room, bytes, number, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local score, expiry = text(now + tonumber(ARGV[4])), text(now + tonumber(ARGV[3]))
 local runs, entries, unacked, index, leases, problem = {}, {}, {}, {}, {}, nil
-local function take(list, most)
+local function pop(list, most)
   local got = redis.pcall('RPOP', KEYS[list + 3], most)
-  if not got then return end
-  if got.err then problem = problem or got return end
-  local prefix, suffix = ARGV[4 + 2 * list], ARGV[5 + 2 * list]
+  if not got then return 0 end
+  if got.err then problem = problem or got return 0 end
+  local prefix, suffix = ARGV[5 + 2 * list], ARGV[6 + 2 * list]
   for _, raw in ipairs(got) do
     local tag, n = prefix .. string.format('%012d', number), #entries
     number = number + 1
@@ -97,9 +98,18 @@ local function take(list, most)
     unacked[2 * n + 1], unacked[2 * n + 2] = tag, '[' .. raw .. suffix
     index[2 * n + 1], index[2 * n + 2] = score, tag
     leases[2 * n + 1], leases[2 * n + 2] = expiry, tag
+    bytes = bytes - #raw
   end
   runs[#runs + 1], runs[#runs + 2] = list, #got
   room = room - #got
+  return #got
+end
+local function take(list, most)
+  while most > 0 and bytes > 0 do
+    local some = math.min(most, math.max(1, math.floor(bytes / 16777216)))
+    if pop(list, some) < some then return end
+    most = most - some
+  end
 end
 for first = 1, #KEYS - 3, width do
   local share = math.ceil(room / width)

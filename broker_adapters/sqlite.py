@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import ClassVar, Final, TypeVarTuple
 
-from taskq.broker import BrokerConfig, Features
+from taskq.broker import ANY_SIZE, BrokerConfig, Features, hand_out
 from taskq.broker_adapters import sqlite_queues as queues_sql
 from taskq.broker_adapters.sqlite_bus import SCHEMA as BUS_SCHEMA
 from taskq.broker_adapters.sqlite_bus import SqliteBus
@@ -61,13 +61,13 @@ class SqliteConsumer:
         self._news = asyncio.Event()
         self._listener = Listener(file.wake_folder, MESSAGES, self._news.set)
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         while not self._closed:
             self._news.clear()
             if not self._kept and (room := min(limit, self._prefetch - len(self._held))) > 0:
-                await self._claim_once(room)
+                await self._claim_once(room, max_bytes)
             if self._kept:
-                return [self._kept.popleft() for _ in range(min(limit, len(self._kept)))]
+                return hand_out(self._kept, limit, max_bytes)
             await self._wait()
         return []
 
@@ -104,6 +104,10 @@ class SqliteConsumer:
                 [(due, one.tag[1], task_id(one.message)) for one, due in parked],
             )
 
+    async def resize(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        self._news.set()
+
     async def turn_to(self, queues: Sequence[str]) -> None:
         self._queues = deque(dict.fromkeys(queues))
         self._news.set()
@@ -128,9 +132,9 @@ class SqliteConsumer:
         except OperationalError as error:
             logger.warning("what is held comes back when its lease is over: %s", error)
 
-    async def _claim_once(self, room: int) -> None:
+    async def _claim_once(self, room: int, max_bytes: int) -> None:
         """Claim, or wait for the claim that a cancelled `receive` left behind."""
-        claiming = self._claiming = self._claiming or asyncio.ensure_future(self._claim(room))
+        claiming = self._claiming = self._claiming or asyncio.ensure_future(self._claim(room, max_bytes))
         try:
             await asyncio.shield(claiming)
         except OperationalError as error:
@@ -140,10 +144,11 @@ class SqliteConsumer:
             if claiming.done():
                 self._claiming = None
 
-    async def _claim(self, room: int) -> None:
+    async def _claim(self, room: int, max_bytes: int) -> None:
         self._queues.rotate(-1)
         names = tuple(self._queues)
-        number, rows = await self._file.run(queues_sql.claim, self._number, self._lease, names, room)
+        claim = queues_sql.claim
+        number, rows = await self._file.run(claim, self._number, self._lease, names, room, max_bytes)
         self._renumber(number)
         for queue, row in rows:
             self._keep(queue, row)

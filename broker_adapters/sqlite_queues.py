@@ -46,6 +46,9 @@ FIRST: Final = (
 PACKED: Final = (
     "json_group_array(json_array(rank, id, deaths, redelivered)), CAST(group_concat(raw, char(30)) AS BLOB)"
 )
+TOTAL: Final = f"SELECT ifnull(sum(length(raw)), 0) FROM ({FIRST})"  # noqa: S608 - constants
+#: Messages of more bytes together are read one by one: as one row there would be three copies of them.
+LARGE: Final = 1_000_000
 #: Due messages made ready by one claim, so that no transaction is long.
 MOST_DUE: Final = 1000
 
@@ -136,9 +139,9 @@ def delay(db: sqlite3.Connection, delayed: Sequence[tuple[float, int, str]]) -> 
 
 
 def claim(
-    db: sqlite3.Connection, consumer: int, lease: float, queues: Sequence[str], limit: int
+    db: sqlite3.Connection, consumer: int, lease: float, queues: Sequence[str], limit: int, max_bytes: int
 ) -> tuple[int, list[tuple[str, Row]]]:
-    """Take up to `limit` messages, fairly from the queues, into a consumer's custody.
+    """Take up to `limit` messages of `max_bytes`, fairly from the queues, into a consumer's custody.
 
     Returns the consumer's number, a new one if its lease was lost, and the messages with their queues.
     """
@@ -153,13 +156,15 @@ def claim(
     share = -(-limit // len(queues))
     for most in (share, limit):  # what one queue does not use of its share goes to the others
         for queue in queues:
-            if (room := min(most, limit - len(taken))) > 0:
-                taken += [(queue, row) for row in take(db, consumer, queue, room)]
+            if (room := min(most, limit - len(taken))) > 0 and max_bytes > 0:
+                rows = take(db, consumer, queue, room, max_bytes)
+                max_bytes -= sum([len(row.raw) for row in rows])
+                taken += [(queue, row) for row in rows]
     return consumer, taken
 
 
-def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int) -> list[Row]:
-    rows = first_rows(db, queue, limit)
+def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int, max_bytes: int) -> list[Row]:
+    rows = first_rows(db, queue, limit, max_bytes)
     if rows:
         until = (queue, rows[-1].rank, rows[-1].id)  # all up to the last one are ours: nobody else writes now
         db.execute(
@@ -170,18 +175,31 @@ def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int) -> list[
     return rows
 
 
-def first_rows(db: sqlite3.Connection, queue: str, limit: int) -> list[Row]:
-    """The next messages of a queue, as one row where it can be.
+def first_rows(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[Row]:
+    """The next messages of a queue, none more once they come to `max_bytes`; as one row where it can be.
 
     The interpreter is let go for each row, and while the event loop is busy it takes up to 5 ms to come back:
     200 rows would take a second. Envelopes are JSON, which has no control characters: the separator is safe.
     """
+    (total,) = db.execute(TOTAL, (queue, limit)).fetchone()
+    if total > min(max_bytes, LARGE):
+        return one_by_one(db, queue, limit, max_bytes)
     small, raw = db.execute(f"SELECT {PACKED} FROM ({FIRST})", (queue, limit)).fetchone()  # noqa: S608 - constants
     numbers = json.loads(small)
     raws = raw.split(SEPARATOR) if raw is not None else []
     if len(numbers) == len(raws):
         return [Row._make((*cells, one)) for cells, one in zip(numbers, raws, strict=True)]
-    return list(map(Row._make, db.execute(FIRST, (queue, limit)).fetchall()))
+    return one_by_one(db, queue, limit, max_bytes)
+
+
+def one_by_one(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[Row]:
+    rows: list[Row] = []
+    for cells in db.execute(FIRST, (queue, limit)):
+        rows.append(Row._make(cells))
+        max_bytes -= len(rows[-1].raw)
+        if max_bytes <= 0:
+            break
+    return rows
 
 
 def any_ready(db: sqlite3.Connection, queue: str) -> bool:

@@ -166,6 +166,7 @@ class TaskQ:
             timeout=conf.broker_connection_timeout,
             heartbeat=conf.broker_heartbeat,
             ssl=_tls(conf.broker_use_ssl),
+            held_bytes=conf.worker_held_bytes,
             name=self.main,
             dead_retention=conf.dead_retention,
         )

@@ -1,5 +1,7 @@
 """The transport seam: what taskq asks of a broker, and how one is found by its URL."""
 
+import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -26,6 +28,8 @@ BROKERS: dict[str, str] = {
 }
 
 
+#: As many bytes as there may be.
+ANY_SIZE: Final = sys.maxsize
 #: How long a `Message.once` is remembered, in seconds, and how long after the delivery that led to it was settled.
 ONCE: Final = 86400
 ONCE_SETTLED: Final = 300
@@ -72,6 +76,7 @@ class BrokerConfig:
     renewal; `queue` gives the declaration of a queue by name; `queues` gives those known by now (`task_queues`), which
     tell what lies behind an exchange; `options` are `broker_transport_options`;
     `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
+    `held_bytes` is for brokers that push: no more is let come once what a consumer holds comes to so many bytes;
     `name` tells the broker's operator who is connected; `dead_retention` is how long dead letters are kept, in
     seconds (None = for ever; RabbitMQ keeps them until they are purged).
     """
@@ -83,6 +88,7 @@ class BrokerConfig:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 4.0
     heartbeat: float = 15.0
+    held_bytes: int = ANY_SIZE
     ssl: Mapping[str, Any] | None = field(default=None, repr=False)
     name: str = "taskq"
     dead_retention: float | None = 604_800.0
@@ -91,9 +97,10 @@ class BrokerConfig:
 class Consumer(Protocol):
     """Receives from some queues. Every delivery it gave out ends in exactly one of `settle` or `park`."""
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for one delivery, take up to `limit`; empty only once closed.
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
+        """Wait for one delivery, take up to `limit`, none more once they come to `max_bytes`; empty only once closed.
 
+        Both are at least 1, so that one message larger than `max_bytes` is given out, too: by itself, or as the last.
         More urgent messages come first. Waits through a lost connection (it reconnects by itself, with
         back-off). Cancelling it loses nothing: what was taken meanwhile comes with the next call.
         """
@@ -123,6 +130,10 @@ class Consumer(Protocol):
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """End custody until a time (Unix seconds): the broker keeps them and delivers them again then."""
+        ...
+
+    async def resize(self, prefetch: int) -> None:
+        """Hold up to so many unsettled at once from now on; what is held already may come on top."""
         ...
 
     async def turn_to(self, queues: Sequence[str]) -> None:
@@ -213,6 +224,17 @@ class Broker(Protocol):
     async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """Take letters out of the dead-letter store, to publish them again or to drop them."""
         ...
+
+
+def hand_out(ready: deque[Delivery], limit: int, max_bytes: int) -> list[Delivery]:
+    """Take the first of these, as `Consumer.receive` is to give them out."""
+    taken: list[Delivery] = []
+    while ready and limit > 0 and max_bytes > 0:
+        delivery = ready.popleft()
+        taken.append(delivery)
+        limit -= 1
+        max_bytes -= len(delivery.message.body)
+    return taken
 
 
 def open_broker(config: BrokerConfig) -> Broker:

@@ -159,6 +159,8 @@ class Settings(Layered):
     """Such a process is replaced after a task when it has used more than so many kB of memory; None: never."""
     worker_prefetch_multiplier: Amount = 4
     """A worker holds up to this times `worker_concurrency` messages; 0: no limit."""
+    worker_held_bytes: Count = 256 * 1024 * 1024
+    """A worker takes no more messages while the bodies of those it holds, running ones included, come to so many bytes. A message that is larger by itself is still run."""
     worker_grace: Seconds = 25.0
     """How long running tasks may still take when the worker is told to stop, in seconds; then they go back to their queues."""
     http_bind: str | None = None

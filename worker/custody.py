@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Final
 
 from taskq.message import Delivery
 from taskq.worker.job import Job
+
+_UNKNOWN: Final = object()
 
 
 class Custody:
@@ -12,17 +15,21 @@ class Custody:
 
     def __init__(self) -> None:
         self._jobs: dict[Delivery, Job | None] = {}
-        self._released = asyncio.Event()
+        self._changed = asyncio.Event()
+        #: Of the bodies of all that is held.
+        self.bytes = 0
 
     def take(self, delivery: Delivery, job: Job | None) -> None:
         """Begin custody."""
         self._jobs[delivery] = job
+        self.bytes += len(delivery.message.body)
 
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """End custody."""
         for delivery in deliveries:
-            self._jobs.pop(delivery, None)
-        self._released.set()
+            if self._jobs.pop(delivery, _UNKNOWN) is not _UNKNOWN:
+                self.bytes -= len(delivery.message.body)
+        self._changed.set()
 
     def jobs(self) -> list[Job]:
         """All that can be run, or have been and are not settled yet."""
@@ -43,6 +50,10 @@ class Custody:
         return len(self._jobs)
 
     async def change(self) -> None:
-        """Wait until some custody ends."""
-        self._released.clear()
-        await self._released.wait()
+        """Wait until some custody ends, or `wake` is called."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Have who waits for a change look again."""
+        self._changed.set()

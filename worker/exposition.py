@@ -69,6 +69,7 @@ class Exposition(Collector):
             ("taskq_ready", "1 while it takes tasks.", not health.why_not_ready()),
             ("taskq_broker_up", "1 while the broker can be reached.", health.connected),
             ("taskq_held", "Messages in the worker's hands.", len(vitals.custody)),
+            ("taskq_held_bytes", "Bytes of their bodies.", vitals.custody.bytes),
             ("taskq_later", "Of these, those that wait for their eta.", vitals.intake.waiting),
             ("taskq_room", "How many more it would take.", max(0, vitals.intake.room)),
             ("taskq_loop_lag_seconds", "How late the event loop was the last time.", vitals.watchdog.lag),

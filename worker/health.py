@@ -154,6 +154,7 @@ class Health:
                 for job in sorted(vitals.runner.running.copy(), key=lambda job: job.started)
             ],
             "held": len(vitals.custody),
+            "held_bytes": vitals.custody.bytes,
             "later": vitals.intake.waiting,
             "room": max(0, vitals.intake.room),
             "loop_lag": round(vitals.watchdog.lag, 6),

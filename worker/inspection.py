@@ -203,6 +203,7 @@ def stats(panel: Panel, **_: Any) -> Data:
         "pool": pool,
         "broker": _broker_info(panel),
         "prefetch_count": panel.intake.capacity,
+        "held_bytes": panel.intake.held_bytes,
         "rusage": _usage(),
         "sw_ident": "taskq",
         "sw_ver": VERSION,

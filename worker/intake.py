@@ -29,6 +29,7 @@ class Intake:
     Args:
         put: where outcomes go.
         capacity: how many deliveries may be held that are not waiting for an eta.
+        max_bytes: no more are taken once the bodies of all that is held come to so much.
         horizon: an eta further away than this, in seconds, waits in the broker.
         later: how many may wait for their eta here.
     """
@@ -45,6 +46,7 @@ class Intake:
         revocations: Revocations,
         put: Callable[[Outcome], None],
         capacity: int,
+        max_bytes: int,
         horizon: float,
         later: int,
         now: Callable[[], float],
@@ -59,6 +61,7 @@ class Intake:
         self._custody = custody
         self._put = put
         self.capacity = capacity
+        self.max_bytes = max_bytes
         self._horizon = horizon
         self._later_limit = later
         self._now = now
@@ -76,15 +79,22 @@ class Intake:
             if room <= 0:
                 await self._custody.change()
                 continue
-            deliveries = await self._consumer.receive(room)
+            deliveries = await self._consumer.receive(room, self.max_bytes - self._custody.bytes)
             if not deliveries:
                 return
             self.received = time.monotonic()
             await self._admit(deliveries)
 
     @property
+    def held_bytes(self) -> int:
+        """What the bodies of all that is held come to."""
+        return self._custody.bytes
+
+    @property
     def room(self) -> int:
         """How many more may be received now. From any thread."""
+        if self._custody.bytes >= self.max_bytes:
+            return 0
         return self.capacity - (len(self._custody) - self.waiting)
 
     async def _admit(self, deliveries: Sequence[Delivery]) -> None:
@@ -111,7 +121,8 @@ class Intake:
 
     def _place(self, job: Job) -> float | None:
         """Pass a job on, to run now or later here; where there is no room for it, when it should come again."""
-        has_room = self.waiting < self._later_limit
+        # What waits for its time is to leave room for what could run.
+        has_room = self.waiting < self._later_limit and 2 * self._custody.bytes <= self.max_bytes
         if job.due:
             if not has_room or job.due - self._now() > self._horizon:
                 return job.due
@@ -164,6 +175,7 @@ class Intake:
     def resize(self, capacity: int) -> None:
         """Hold up to so many from now on."""
         self.capacity = capacity
+        self._custody.wake()
 
     def scheduled(self) -> list[tuple[float, Job]]:
         """What waits for its eta or its turn, with the time (Unix seconds; 0: as the rate limit allows)."""

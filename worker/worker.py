@@ -283,6 +283,7 @@ class _Parts:
             revocations=self.revocations,
             put=self.completer.put,
             capacity=worker.capacity,
+            max_bytes=worker.app.conf.worker_held_bytes,
             horizon=worker.app.conf.eta_horizon,
             later=worker.later(broker),
             now=now,

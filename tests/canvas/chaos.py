@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
-from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
+from taskq.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, open_broker
 from taskq.errors import OperationalError
 from taskq.message import Delivery, Message
 from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
@@ -63,9 +63,12 @@ class ChaosConsumer:
         self._inner = inner
         self._fate = fate
 
-    async def receive(self, limit: int) -> Sequence[Delivery]:
+    async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         await self._fate.alive()
-        return await self._inner.receive(limit)
+        return await self._inner.receive(limit, max_bytes)
+
+    async def resize(self, prefetch: int) -> None:
+        await self._inner.resize(prefetch)
 
     async def settle(
         self,

@@ -26,6 +26,11 @@ def message(queue: str, n: int = 0, **fields: Any) -> Message:
     return Message(headers, f"[[{n}], {{}}, {{}}]".encode(), routing_key=queue, **fields)
 
 
+def heavy(queue: str, n: int) -> Message:
+    """Of 100 kB."""
+    return Message({"task": "t", "id": f"id-{n}", "n": n}, b"x" * 100_000, routing_key=queue)
+
+
 def messages(queue: str, count: int) -> list[Message]:
     return [message(queue, n) for n in range(count)]
 
@@ -211,6 +216,47 @@ async def test_no_more_is_held_than_the_prefetch(connect: ConnectBroker, queue: 
     more += await take(consumer, 2 - len(more)) if len(more) < 2 else []
     assert numbers(more) == [5, 6]
     await assert_silent(consumer)
+
+
+async def test_another_number_may_be_held_later(connect: ConnectBroker, queue: str) -> None:
+    broker = await connect()
+    consumer = await broker.consume([queue], prefetch=2)
+    await broker.publish(messages(queue, 20))
+    held = await take(consumer, 2)
+    waiting = asyncio.ensure_future(consumer.receive(100))
+    await asyncio.sleep(0)
+    await consumer.resize(6)
+    async with asyncio.timeout(5):
+        held += await waiting
+    held += await take(consumer, 6 - len(held)) if len(held) < 6 else []
+    assert len(held) <= 2 + 6
+    await consumer.settle(ack=held)
+    await consumer.resize(1)
+    rest = await take(consumer, 20 - len(held), ack=True)
+    assert sorted(numbers([*held, *rest])) == list(range(20))
+
+
+async def test_no_more_is_taken_once_it_comes_to_so_many_bytes(connect: ConnectBroker, queue: str) -> None:
+    broker = await connect()
+    await broker.publish([message(queue, n) for n in range(5)])
+    await broker.publish([heavy(queue, n) for n in range(5, 15)])
+    consumer = await broker.consume([queue], prefetch=100)
+    taken: list[Delivery] = []
+    while len(taken) < 15:
+        async with asyncio.timeout(5):
+            batch = await consumer.receive(100, 300_000)
+        sizes = [len(delivery.message.body) for delivery in batch]
+        assert sum(sizes[:-1]) < 300_000
+        taken += batch
+    assert numbers(taken) == list(range(15))
+
+
+async def test_one_larger_than_that_is_taken_too(connect: ConnectBroker, queue: str) -> None:
+    broker = await connect()
+    await broker.publish([heavy(queue, n) for n in range(3)])
+    consumer = await broker.consume([queue], prefetch=100)
+    async with asyncio.timeout(5):
+        assert [numbers(await consumer.receive(100, 1)) for _ in range(3)] == [[0], [1], [2]]
 
 
 async def test_acknowledged_messages_are_gone(connect: ConnectBroker, queue: str) -> None:
