@@ -29,7 +29,7 @@ from taskq.message import DeadLetter, Delivery, Message
 class AmqpBroker:
     """Connects to RabbitMQ."""
 
-    features: ClassVar[Features] = Features(delays=True)
+    features: ClassVar[Features] = Features(delays=True, celery=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         names = Names(config)

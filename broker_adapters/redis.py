@@ -35,7 +35,7 @@ class RedisBroker:
     Messages with a `due` are delivered at once, as Celery does: their worker holds them, or parks them here.
     """
 
-    features: ClassVar[Features] = Features(leases=True, once=True)
+    features: ClassVar[Features] = Features(leases=True, celery=True, once=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         target = _target(config)

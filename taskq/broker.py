@@ -45,6 +45,7 @@ class Features:
     delays: bool = False  # holds a message with `due` back by itself
     leases: bool = False  # takes unsettled messages back after `BrokerConfig.lease` seconds without `renew`
     priorities: bool = True  # delivers more urgent messages first
+    celery: bool = False  # Celery's workers may be on it, too
     once: bool = False  # publishes messages of the same `Message.once` a single time, within `ONCE` seconds
 
 

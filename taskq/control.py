@@ -246,6 +246,17 @@ class Control:
         """Have each worker run `n` fewer tasks at the same time."""
         return await self.broadcast("pool_shrink", {"n": n}, **whom)
 
+    async def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,  # noqa: FBT001, FBT002 - Celery's argument
+        reloader: Any = None,
+        **whom: Unpack[Whom],
+    ) -> list[Reply] | None:
+        """Have Celery's workers start their pools anew; taskq's import nothing at remote request."""
+        arguments = {"modules": modules, "reload": reload, "reloader": reloader}
+        return await self.broadcast("pool_restart", arguments, **whom)
+
     async def shutdown(self, **whom: Unpack[Whom]) -> list[Reply] | None:
         """Have workers stop, warmly: running tasks have their grace period."""
         return await self.broadcast("shutdown", **whom)
@@ -314,6 +325,14 @@ class Inspect:
     async def memsample(self) -> Reply | None:
         """Memory in use, as text."""
         return await self.ask("memsample")
+
+    async def memdump(self, samples: int = 10) -> Reply | None:
+        """What their `memsample` has shown before, as text."""
+        return await self.ask("memdump", samples=samples)
+
+    async def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Reply | None:  # noqa: A002 - Celery's argument
+        """Have Celery's workers draw their objects; taskq's do not."""
+        return await self.ask("objgraph", num=n, max_depth=max_depth, type=type)
 
     async def hello(self, from_node: str, revoked: Sequence[str] | None = None) -> Reply | None:
         """Exchange revoked ids, as Celery's workers do when they start."""

@@ -11,7 +11,7 @@ from taskq.errors import DecodeError, EncodeError, OperationalError
 from taskq.message import Message
 from taskq.pidbox import Command, read_command, write_reply
 from taskq.saferepr import saferepr
-from taskq.worker import inspection, steering
+from taskq.worker import diagnosis, inspection, steering
 from taskq.worker.panel import COMMANDS, NoReply, Panel
 
 logger = logging.getLogger("taskq.worker")
@@ -19,7 +19,7 @@ logger = logging.getLogger("taskq.worker")
 #: Seconds between tries to listen.
 RETRY = 5.0
 #: Where the commands are: importing them enters them into the table.
-HOMES = (inspection, steering)
+HOMES = (diagnosis, inspection, steering)
 
 
 class RemoteControl:

@@ -2,12 +2,10 @@
 
 import asyncio
 import os
-import platform
 import resource
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from yarl import URL
@@ -25,6 +23,9 @@ from taskq.worker.panel import Panel, command
 from taskq.worker.revocations import keys_of
 
 Data = dict[str, Any]
+
+#: The attributes that are told of tasks unless others are asked for, where they are set.
+TASK_INFO = ("exchange", "routing_key", "rate_limit")
 
 
 @command("inspect")
@@ -97,10 +98,10 @@ def registered(
     builtins: bool = False,  # noqa: FBT001, FBT002 - Celery's argument
     **_: Any,
 ) -> list[str]:
-    """Names of tasks, with these attributes."""
+    """Names of tasks, with these attributes, those of routing and the rate limit."""
     tasks = panel.app.tasks
     names = sorted(name for name in tasks if builtins or not name.startswith("celery."))
-    return [_named(tasks[name], taskinfoitems or ()) for name in names]
+    return [_named(tasks[name], taskinfoitems or TASK_INFO) for name in names]
 
 
 def _named(task: Task[Any, Any, Any], attributes: Sequence[str]) -> str:
@@ -158,31 +159,6 @@ def conf(panel: Panel, with_defaults: bool | None = False, **_: Any) -> Data:  #
 
 
 @command("inspect")
-def report(panel: Panel, **_: Any) -> Data:
-    """Versions and settings, for a bug report."""
-    settings = panel.app.conf
-    lines = [
-        f"software -> taskq:{VERSION} py:{platform.python_version()}",
-        f"platform -> system:{platform.system()} arch:{platform.machine()} release:{platform.release()}",
-        f"broker -> {mask(settings.broker_url)}",
-        f"results -> {mask(panel.app.store_config().url)}",
-        "",
-        *(f"{name}: {value!r}" for name, value in conf(panel).items()),
-    ]
-    return {"ok": "\n".join(lines)}
-
-
-@command("inspect")
-def memsample(_panel: Panel, **_: Any) -> str | None:
-    """Memory in use."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # not Linux
-        return None
-    return f"{pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.2f}MB"
-
-
-@command("inspect")
 def stats(panel: Panel, **_: Any) -> Data:
     """Counters and facts."""
     worker = panel.worker
@@ -231,13 +207,13 @@ def _broker_info(panel: Panel) -> Data:
         "heartbeat": settings.broker_heartbeat,
         "failover_strategy": "round-robin",
         "alternates": [mask(one) for one in settings.broker_url.split(";")[1:]],
+        "credential_provider": None,
     }
 
 
 def _usage() -> Data:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    names = ("utime", "stime", "maxrss", "minflt", "majflt", "inblock", "oublock", "nvcsw", "nivcsw")
-    return {name: getattr(usage, f"ru_{name}") for name in names}
+    return {name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")}
 
 
 @command("inspect")
@@ -247,11 +223,15 @@ async def hello(
     """A worker that starts shares what it knows to be revoked, and learns what we know (9)."""
     if from_node == panel.hostname:
         return None
-    told = [str(key) for key in revoked] if isinstance(revoked, list | dict) else []
-    panel.revoker.known.add(told)
-    if told:
+    if told := revoked_of({"revoked": revoked}):
         await panel.revoker.revoke(told)
     return {"revoked": panel.revoker.known.ids, "clock": panel.app.clock.forward()}
+
+
+def revoked_of(told: Any) -> list[str]:
+    """The ids that a worker's hello tells; Celery 5.6 sends an object of them."""
+    revoked = told.get("revoked") if isinstance(told, dict) else None
+    return [str(key) for key in revoked] if isinstance(revoked, list | dict) else []
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------

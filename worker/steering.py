@@ -21,18 +21,18 @@ Reply = dict[str, str]
 @command("control")
 async def revoke(
     panel: Panel,
-    task_id: str | Sequence[str],
+    task_id: str | Sequence[str] | None,
     terminate: bool = False,  # noqa: FBT001, FBT002 - Celery's argument
     signal: str | int | None = None,
     **_: Any,
 ) -> Reply:
     """Have tasks not run; end them if they do with `terminate`."""
-    ids = _texts(task_id)
+    ids = _texts(task_id or [])
     number = signum(signal) if terminate else 0
     await panel.revoker.revoke(ids)
     if not terminate:
         logger.info("revoked: %s", ", ".join(ids))
-        return {"ok": f"tasks {set(ids) or '{}'} flagged as revoked"}
+        return {"ok": f"tasks {set(ids)} flagged as revoked"}
     ended = [job.request.id for job in panel.revoker.terminate(ids, number)]
     return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
 
@@ -99,14 +99,14 @@ def rate_limit(panel: Panel, task_name: str, rate_limit: str | float | None, **_
 def time_limit(
     panel: Panel, task_name: str | None = None, hard: float | None = None, soft: float | None = None, **_: Any
 ) -> Reply:
-    """New time limits of a task, for runs that begin from now on."""
+    """New time limits of a task, for runs that begin from now on; 0 for none."""
     for limit in (hard, soft):
-        if limit is not None and not (type(limit) in {int, float} and 0 < limit < 2**31):
+        if limit and not (type(limit) in {int, float} and 0 < limit < 2**31):
             raise ValueError(f"{limit!r} is no time limit in seconds")
     task = _task(panel, task_name)
     if task is None:
         return {"error": "unknown task"}
-    task.soft_time_limit, task.time_limit = soft, hard
+    task.soft_time_limit, task.time_limit = soft or None, hard or None
     return {"ok": "time limits set successfully"}
 
 

@@ -1,110 +1,17 @@
 """Remote control and events between taskq and Celery's own tools: its command, its worker, and Flower."""
 
 import asyncio
-import contextlib
 import json
-import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskq import TaskQ
-from tests.commands import environment, run_taskq, running_taskq
+from taskq import TaskQ, TaskRevokedError
+from tests.commands import run_taskq
 from tests.polling import eventually
-from tests.rabbit import rabbit_vhost
-from tests.servers import free_port, redis_server
-
-TASKS = """
-import asyncio
-from taskq import TaskQ
-app = TaskQ("proj")
-
-@app.task
-async def add(x, y):
-    return x + y
-
-@app.task
-async def sleep(seconds):
-    await asyncio.sleep(seconds)
-"""
-
-CELERY = """
-from celery import Celery
-import time
-app = Celery("proj", broker={url!r}, backend="rpc://")
-@app.task(name="proj.sleep")
-def sleep(seconds):
-    time.sleep(seconds)
-"""
-
-NODE = "taskq@test"
-
-
-@pytest.fixture
-def url_redis(tmp_path: Path) -> Iterator[str]:
-    with redis_server(tmp_path) as server:
-        yield server.url
-
-
-@pytest.fixture
-def url_amqp(amqp_url: str) -> Iterator[str]:
-    with rabbit_vhost(amqp_url) as url:
-        yield url
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("redis", marks=pytest.mark.redis),
-        pytest.param("amqp", marks=pytest.mark.rabbitmq),
-    ]
-)
-def url(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue(f"url_{request.param}")
-    return found
-
-
-@pytest.fixture
-def folder(tmp_path: Path, url: str) -> Path:
-    """With both apps of the same broker in it."""
-    home = tmp_path / "project"
-    home.mkdir()
-    (home / "proj.py").write_text(TASKS)
-    (home / "celeryapp.py").write_text(CELERY.format(url=url))
-    return home
-
-
-def env(url: str, folder: Path) -> dict[str, str]:
-    return {"TASKQ_BROKER_URL": url, "TASKQ_RESULT_BACKEND": f"sqlite:///{folder}/results.db"}
-
-
-def celery(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "celery", "-A", "celeryapp", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def asked(folder: Path, *arguments: str) -> Any:
-    """What our node answers to the real `celery` command."""
-    done = celery(folder, *arguments, "--json", "--timeout", "10", "-d", NODE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    replies = json.loads(done.stdout.strip().splitlines()[-1])
-    if isinstance(replies, list):
-        [replies] = replies
-    return replies[NODE]
-
-
-@contextlib.contextmanager
-def worker(url: str, folder: Path, *arguments: str) -> Iterator[Any]:
-    with running_taskq(
-        "worker", "-A", "proj", "-n", NODE, *arguments, folder=folder, env=env(url, folder)
-    ) as process:
-        process.says("ready.")
-        yield process
+from tests.wire.fleet import NODE, asked, celery, worker
 
 
 @pytest.mark.timeout(180)
@@ -145,20 +52,6 @@ async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path
             assert process.wait(30) == 0, process.output
 
 
-@pytest.fixture
-def celery_worker(folder: Path) -> Iterator[str]:
-    node = "real@test"
-    command = [sys.executable, "-m", "celery", "-A", "celeryapp", "worker", "-n", node, "-P", "solo", "-E"]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield node
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.timeout(180)
 async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celery_worker: str) -> None:
     async with TaskQ("proj", broker=url, backend="memory://x") as app:
@@ -178,7 +71,7 @@ async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celer
         inspect = app.control.inspect([celery_worker], timeout=10)
         registered = await inspect.registered()
         assert registered is not None
-        assert registered[celery_worker] == ["proj.sleep"]
+        assert registered[celery_worker] == ["proj.add", "proj.sleep"]
         limited = await app.control.rate_limit("proj.sleep", "5/s", [celery_worker], reply=True, timeout=10)
         assert limited == [{celery_worker: {"ok": "new rate limit set successfully"}}]
         done = await asyncio.to_thread(
@@ -189,29 +82,25 @@ async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celer
         assert json.loads(done.stdout)[celery_worker]["total"] == {"proj.sleep": 1}, done.stderr
 
 
-@pytest.fixture
-def flower(folder: Path) -> Iterator[int]:
-    """Its port."""
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "celeryapp",
-        "flower",
-        f"--port={port}",
-        "--address=127.0.0.1",
-    ]
-    settings = environment(FLOWER_UNAUTHENTICATED_API="true")
-    process = subprocess.Popen(
-        command, cwd=folder, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+@pytest.mark.timeout(180)
+async def test_a_worker_learns_what_only_celery_knows_to_be_revoked(
+    url: str, folder: Path, celery_worker: str
+) -> None:
+    """Nobody of taskq was there when a Celery client revoked it; Celery's workers keep that in their memory."""
+    async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
+        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]), within=60)
+        command = ("control", "revoke", "unwanted", "--timeout", "10", "-d", celery_worker)
+        assert "flagged" in (await asyncio.to_thread(celery, folder, *command)).stdout
+        with worker(url, folder, "-Q", "ours"):
+
+            async def learned() -> bool:
+                found = await app.control.inspect([NODE], timeout=10).revoked()
+                return bool(found and found[NODE] == ["unwanted"])
+
+            await eventually(learned)
+            result = await app.send_task("proj.add", [1, 1], task_id="unwanted", queue="ours")
+            with pytest.raises(TaskRevokedError):
+                await result.get(20)
 
 
 @pytest.mark.timeout(180)

@@ -202,8 +202,14 @@ async def test_conf_and_report_hide_passwords(site: Site) -> None:
     assert "s3cret" not in str(conf) + str(await site.tell("report"))
 
 
-async def test_memsample_and_election(site: Site) -> None:
-    assert (await site.tell("memsample")).endswith("MB")
+async def test_memory_and_election(site: Site) -> None:
+    samples = [await site.tell("memsample") for _ in range(3)]
+    assert all(sample.endswith("MB") for sample in samples)
+    dump = (await site.tell("memdump", samples=2)).splitlines()
+    assert dump[0] == "- rss (sample):"
+    assert dump[-1].startswith("- rss (end): ")
+    assert 1 <= len(dump) - 2 <= 2
+    assert await site.tell("objgraph") == {"error": "ValueError('Object graphs not enabled')"}
     assert await site.tell("election", id="e", topic="t", action=None) is None
 
 
@@ -370,6 +376,8 @@ async def test_time_limits_hold_for_the_next_run(site: Site) -> None:
     assert handle.state == "FAILURE"
     assert await site.tell("time_limit", task_name="no.such", hard=1) == {"error": "unknown task"}
     assert "no time limit" in (await site.tell("time_limit", task_name="proj.add", hard="x"))["error"]
+    await site.tell("time_limit", task_name="proj.sleep", hard=0, soft=0)
+    assert await (await site.caller.send_task("proj.sleep", (0.2,))).get(10) == "slept"
 
 
 # == events
@@ -473,7 +481,7 @@ async def test_every_question_has_a_verb(site: Site) -> None:
             inspect.active_queues(),
         ),
         *(inspect.conf(with_defaults=True), inspect.report(), inspect.clock(), inspect.memsample()),
-        inspect.hello("x@test", ["y"]),
+        *(inspect.hello("x@test", ["y"]), inspect.memdump(), inspect.objgraph()),
     ]
     for question in asked:
         answer = await question
@@ -500,6 +508,8 @@ async def test_every_command_has_a_verb(site: Site) -> None:
     for command in told:
         [reply] = await command or [{}]
         assert "error" not in (reply[NODE] or {}), reply
+    [refused] = await control.pool_restart(destination=[NODE], reply=True, timeout=10) or [{}]
+    assert refused[NODE] == {"error": "ValueError('Pool restarts not enabled')"}
     assert await control.heartbeat() is None
     task = site.app.find_task("proj.add")
     assert task is not None

@@ -1,0 +1,58 @@
+"""A broker that taskq and Celery's own tools share, fresh for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rabbit import rabbit_vhost
+from tests.servers import redis_server
+from tests.wire.fleet import CELERY, TASKS, running_celery, running_flower
+
+
+@pytest.fixture
+def url_redis(tmp_path: Path) -> Iterator[str]:
+    with redis_server(tmp_path) as server:
+        yield server.url
+
+
+@pytest.fixture
+def url_amqp(amqp_url: str) -> Iterator[str]:
+    with rabbit_vhost(amqp_url) as url:
+        yield url
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("amqp", marks=pytest.mark.rabbitmq),
+    ]
+)
+def url(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(f"url_{request.param}")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, url: str) -> Path:
+    """With both apps of the same broker in it."""
+    home = tmp_path / "project"
+    home.mkdir()
+    (home / "proj.py").write_text(TASKS)
+    (home / "celeryapp.py").write_text(CELERY.format(url=url))
+    return home
+
+
+@pytest.fixture
+def celery_worker(folder: Path) -> Iterator[str]:
+    """Its node name. It may not be ready yet."""
+    node = "real@test"
+    with running_celery(folder, "worker", "-n", node, "-P", "solo", "-E"):
+        yield node
+
+
+@pytest.fixture
+def flower(folder: Path) -> Iterator[int]:
+    """Its port. It may not be ready yet."""
+    with running_flower(folder) as port:
+        yield port
