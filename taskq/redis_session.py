@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from taskq.errors import BrokerFull, ConnectionLost, OperationalError
+from taskq.errors import BrokerFull, ConnectionLost, EncodeError, OperationalError
 
 Reply = Any
 Push = Callable[[Sequence[Any]], None]
@@ -67,13 +67,19 @@ class Session(asyncio.Protocol):
 
         Raises:
             ConnectionLost: the connection is broken already: nothing was sent.
+            EncodeError: a command has a part that cannot be written: nothing was sent.
         """
         if self.broken is not None:
             raise ConnectionLost(str(self.broken))
+        # Before anybody waits: who waits for what was never sent would get the replies of others.
+        try:
+            data = b"".join([hiredis.pack_command(tuple(command)) for command in commands])
+        except (TypeError, ValueError) as error:
+            raise EncodeError(f"{self._shown}: a command cannot be written: {error}") from error
         deadline = self._loop.time() + REPLY_TIMEOUT
         futures = [self._loop.create_future() for _ in commands]
         self._waiting.extend(map(Waiting, futures, repeat(deadline), commands))
-        self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
+        self._transport.write(data)
         if self._tick is None:
             self._tick = self._loop.call_later(_TICK, self._check)
         return futures

@@ -10,7 +10,7 @@ import uvloop
 from redis import exceptions
 from redis.asyncio.connection import Connection
 
-from taskq.errors import ConnectionLost, OperationalError
+from taskq.errors import ConnectionLost, EncodeError, OperationalError
 from taskq.redis_handover import connect, explain, take_stream
 
 pytestmark = pytest.mark.redis
@@ -95,3 +95,15 @@ def test_errors_of_redis_py_keep_their_meaning(
 ) -> None:
     assert meaning in str(told := explain(error, "here"))
     assert type(told) is kind
+
+
+async def test_a_command_that_cannot_be_written_leaves_the_replies_of_others_alone(
+    connection: Connection,
+) -> None:
+    session = await connect(connection, "here", None)
+    with pytest.raises(EncodeError, match="cannot be written"):
+        session.send(("ECHO", "first"), ("ECHO", "\ud800"))
+    with pytest.raises(EncodeError, match="cannot be written"):
+        session.send(("ECHO", None))
+    assert await session.call("ECHO", "second") == b"second"
+    session.abort("done")
