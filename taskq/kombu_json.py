@@ -93,7 +93,7 @@ def json_loads(data: bytes) -> Any:
     try:
         value = orjson.loads(data)
         if _MAYBE_BEYOND_64_BITS in data.translate(_DIGITS_AS_ZEROS):  # orjson would read a float
-            value = json.loads(data)
+            value = _loads_completely(data)
     except ValueError:  # orjson.JSONDecodeError is one
         value = _loads_completely(data)
     if _may_be_deep(data):
@@ -145,6 +145,8 @@ def _dumps_completely(value: Any) -> bytes:
             check_shape(value, len(out))
     except (TypeError, ValueError, RecursionError, DecodeError) as exc:
         raise EncodeError(f"json cannot write {saferepr(value, 200)}: {exc}") from exc
+    except Exception as exc:  # a `__json__` or a registered encoder of the user's
+        raise EncodeError(f"json cannot write {saferepr(value, 200)}: {exc!r}") from exc
     return out
 
 

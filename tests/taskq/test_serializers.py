@@ -110,6 +110,16 @@ class WithJson:
         return self.value
 
 
+class Broken:
+    """Its way to be written fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __json__(self) -> None:
+        raise self.error
+
+
 class Colour(Enum):
     ID = uuid.UUID(int=1)
     NOTHING = None
@@ -158,6 +168,8 @@ def test_json_writes(value: Any, text: str) -> None:
         ({(1, 2): 3}, "keys must be"),
         ({uuid.UUID(int=1): 3}, "keys must be"),
         (WithJson({1}), "is of type set"),
+        (Broken(KeyError("gone")), "KeyError('gone')"),
+        ([Broken(RuntimeError("changed meanwhile"))], "changed meanwhile"),
     ],
 )
 def test_json_says_what_it_cannot_write(value: Any, told: str) -> None:
@@ -189,10 +201,12 @@ def test_the_deepest_value_goes_both_ways(core: Any) -> None:
         json_loads(one_too_many)
 
 
-@pytest.mark.parametrize("levels", [1000, 2000, 500_000])
+@pytest.mark.parametrize("levels", [300, 1000, 1015, 2000, 500_000])
 def test_bottomless_json_is_a_decode_error(levels: int) -> None:
     with pytest.raises(DecodeError, match="nested deeper"):
         json_loads(b"[" * levels + b"]" * levels)
+    with pytest.raises(DecodeError, match="nested deeper"):  # a number for which orjson does not do
+        json_loads(b"[" * levels + b"1" * 30 + b"]" * levels)
 
 
 @pytest.mark.parametrize(
