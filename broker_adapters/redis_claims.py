@@ -76,7 +76,12 @@ def set_marks(envelope: dict[str, Any]) -> None:
 
 
 def task_id(envelope: dict[str, Any]) -> str:
-    return str(envelope["headers"].get("id") or envelope["properties"].get("correlation_id") or "")
+    return written_id(envelope["headers"].get("id") or envelope["properties"].get("correlation_id") or "")
+
+
+def written_id(found: Any) -> str:
+    """A task id as Redis takes it: what a broken message has in its place may be anything."""
+    return str(found).encode("utf-8", "backslashreplace").decode()
 
 
 def ahead(lease: float, layout: Layout) -> float:

@@ -17,6 +17,7 @@ from taskq.broker_adapters.redis_claims import (
     mark,
     read_claim,
     renew,
+    written_id,
 )
 from taskq.broker_adapters.redis_dead import bury_claims
 from taskq.broker_adapters.redis_fanout import Fanout
@@ -357,4 +358,4 @@ class RedisConsumer:
 
 
 def _task_id(message: Message) -> str:
-    return str(message.headers.get("id") or message.correlation_id)
+    return written_id(message.headers.get("id") or message.correlation_id)

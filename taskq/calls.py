@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
+from taskq.errors import EncodeError
 from taskq.message import Message
 from taskq.protocol import Call, encode
 from taskq.request import Request, WireSignature
 from taskq.routing import Router
+from taskq.saferepr import saferepr
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
 from taskq.signatures import Signature, as_signature, as_signatures, new_id
@@ -80,8 +82,15 @@ class CallBuilder:
     def message(
         self, signature: Signature[Any], task: TaskDefaults | None, parent: Request | None, reply_to: str
     ) -> Message:
-        """The message of that call, signed where the settings have secrets for it."""
-        message = encode(self.build(signature, task, parent, reply_to))
+        """The message of that call, signed where the settings have secrets for it.
+
+        Raises:
+            EncodeError: its arguments cannot be written, or an id, address or priority is none: the options of a
+                signature may have come from anywhere.
+        """
+        call = self.build(signature, task, parent, reply_to)
+        _check_names(call)
+        message = encode(call)
         for mark in self.marks:
             mark(message)
         sign([message], self._conf.security_secrets)
@@ -176,6 +185,17 @@ class CallBuilder:
             return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
         seconds = when.total_seconds() if isinstance(when, timedelta) else when
         return datetime.fromtimestamp(self._now() + seconds, UTC)
+
+
+def _check_names(call: Call) -> None:
+    names = (call.task, call.id, call.exchange, call.routing_key, call.reply_to, call.correlation_id)
+    try:
+        "".join(names).encode()
+    except (TypeError, UnicodeEncodeError) as exc:
+        raise EncodeError(f"a task's name, ids and addresses are text, not {saferepr(names, 200)}") from exc
+    priority: Any = call.priority
+    if not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise EncodeError(f"priority is {saferepr(priority, 60)}, not a number")
 
 
 def _wire(link: Any) -> list[WireSignature] | None:

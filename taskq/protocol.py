@@ -150,7 +150,12 @@ def decode(message: Message, accept: Collection[str], *, max_inflated: int = MAX
 def task_id_of(message: Message) -> str | None:
     """The task's id, as far as it can be told without reading the body: to store what became of a bad message."""
     task_id = message.headers.get("id", message.correlation_id)
-    return task_id if isinstance(task_id, str) and task_id else None
+    return task_id if isinstance(task_id, str) and task_id and _is_writable(task_id) else None
+
+
+def _is_writable(name: str) -> bool:
+    """Whether it can name something in a broker or a store: half a surrogate pair has no form in UTF-8."""
+    return name.encode("utf-8", "ignore").decode() == name
 
 
 def _payload(message: Message, max_inflated: int) -> Any:
@@ -261,6 +266,8 @@ def _checked(headers: Mapping[str, Any]) -> dict[str, Any]:
             raise DecodeError(f"the header {name} is {saferepr(value, 60)}")
     if not headers.get("id") or not headers.get("task"):
         raise DecodeError("the message has no task id or no task name")
+    if not _is_writable(headers["id"]) or (headers.get("group") and not _is_writable(headers["group"])):
+        raise DecodeError(f"the id {saferepr(headers['id'], 60)} or its group is no text that can be written")
     return own
 
 

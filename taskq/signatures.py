@@ -286,10 +286,20 @@ def as_signature(value: "AnySignature", app: Sender | None = None) -> Signature[
     if isinstance(value, Signature):
         return value if app is None or value.app is not None else value.replaced(app=app)
     data: Any = value  # from the wire: anything may come
-    if not isinstance(data, Mapping) or not isinstance(data.get("task"), str):
+    if not _is_wire_form(data):
         raise DecodeError(f"not a signature: {value!r:.200}")
     read = KINDS.get(data.get("subtask_type"), Signature.from_wire)
     return read(data, app)
+
+
+def _is_wire_form(data: Any) -> bool:
+    return (
+        isinstance(data, Mapping)
+        and isinstance(data.get("task"), str)
+        and isinstance(data.get("args"), list | tuple | None)
+        and isinstance(data.get("kwargs"), Mapping | None)
+        and isinstance(data.get("options"), Mapping | None)
+    )
 
 
 def as_signatures(

@@ -21,7 +21,7 @@ from taskq.states import READY
 from taskq.store import ResultStore, TaskResult
 from taskq.worker.insist import insist
 from taskq.worker.outcome import FollowUps, Outcome, Settle
-from taskq.worker.results import failure_of
+from taskq.worker.results import failure_of, unhandled
 
 logger = logging.getLogger(__name__)
 
@@ -123,18 +123,42 @@ class Completer:
     async def _flush(self, batch: Sequence[_Entry]) -> None:
         ended = [entry.outcome for entry in batch if entry.outcome is not None]
         lost = await self._lost([outcome.delivery for outcome in ended])
-        outcomes = ended
         if lost:
             batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
-            outcomes = [outcome for outcome in ended if outcome.delivery not in lost]
-        await self._save([result for entry in batch for result in entry.results])
-        await self._send([_named(outcome) for outcome in outcomes if outcome.follow is not None])
-        early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
-        await self._settle(early, outcomes)
+        await self._carry_out(batch)
         self._settled([outcome.delivery for outcome in ended])
         for entry in batch:
             if entry.done is not None and not entry.done.done():
                 entry.done.set_result(None)
+
+    async def _carry_out(self, batch: Sequence[_Entry]) -> None:
+        """In order; where that cannot be, each alone, so that one poisoned outcome is put away and ends nobody else."""
+        try:
+            await self._take_effect(batch)
+        except Exception as error:  # noqa: BLE001 - logged and dealt with where it is one entry's
+            if len(batch) > 1:
+                for entry in batch:
+                    await self._carry_out([entry])
+                return
+            await self._put_away(batch[0], error)
+
+    async def _put_away(self, entry: _Entry, error: Exception) -> None:
+        """An entry that has no effect alone either. If the same happens to this, it is not the entry's fault."""
+        logger.error("could not carry out what a run came to", exc_info=error)
+        if entry.outcome is not None:
+            away = unhandled(entry.outcome.delivery, error)
+            await self._take_effect([_Entry(away.results, away)])
+        elif entry.done is not None and not entry.done.done():
+            entry.done.set_exception(error)
+
+    async def _take_effect(self, batch: Sequence[_Entry]) -> None:
+        outcomes = [entry.outcome for entry in batch if entry.outcome is not None]
+        await self._save([result for entry in batch for result in entry.results])
+        await self._send([_named(outcome) for outcome in outcomes if outcome.follow is not None])
+        for outcome in outcomes:
+            outcome.follow = None  # sent, whatever comes
+        early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
+        await self._settle(early, outcomes)
 
     async def _save(self, results: Sequence[TaskResult]) -> None:
         if not results:
@@ -198,13 +222,18 @@ class Completer:
     async def _settle(self, early: list[Delivery], outcomes: Sequence[Outcome]) -> None:
         ack = early + [outcome.delivery for outcome in outcomes if outcome.settle is Settle.ACK]
         requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
-        reject = [(o.delivery, o.reason) for o in outcomes if o.settle is Settle.REJECT]
+        reject = [(o.delivery, _written(o.reason)) for o in outcomes if o.settle is Settle.REJECT]
         if ack or requeue or reject:
             await insist(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
                 OperationalError,
             )
+
+
+def _written(reason: str) -> str:
+    """One line that can be written anywhere: half a surrogate pair in it, as in names of files, cannot."""
+    return " ".join(reason.encode("utf-8", "backslashreplace").decode().splitlines())
 
 
 def _named(outcome: Outcome) -> FollowUps:

@@ -1,8 +1,9 @@
 """Receiving: as much as there is room for, judged, and passed on to run now, later, or never."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from taskq import signals
 from taskq.broker import Broker, Consumer
@@ -13,11 +14,14 @@ from taskq.worker.custody import Custody
 from taskq.worker.insist import insist
 from taskq.worker.job import Job
 from taskq.worker.outcome import Outcome, Settle
+from taskq.worker.results import unhandled
 from taskq.worker.revocations import Revocations, keys_of
 from taskq.worker.runlog import RunLog
 from taskq.worker.throttle import Throttle
 from taskq.worker.timers import Timers
 from taskq.worker.verdict import REVOKED, Verdict
+
+logger = logging.getLogger("taskq.worker")
 
 #: The longest sleep until the next eta, in seconds: a wall clock that is set forward is noticed after this.
 _MAX_SLEEP = 10.0
@@ -106,7 +110,7 @@ class Intake:
                 jobs.append(judged)
             else:
                 self._custody.take(delivery, None)
-                self._put(await self._verdict.refused(judged))
+                self._put(await self._decided(delivery, self._verdict.refused(judged)))
         parked = []
         for job in await self._without_revoked(jobs):
             self._log.received(job)
@@ -155,13 +159,21 @@ class Intake:
         kept = [job for job in jobs if not self._is_revoked(job, revoked)]
         for job in jobs if len(kept) < len(jobs) else ():
             if job not in kept:
-                self._put(await self._verdict.revoked(job, REVOKED))
+                self._put(await self._decided(job.delivery, self._verdict.revoked(job, REVOKED)))
         return kept
 
     async def _revoked(self, jobs: Sequence[Job]) -> Collection[str]:
         """By which of their keys the broker knows some of these to be revoked."""
         keys = [key for job in jobs for key in keys_of(job.request)]
         return await insist("ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError)
+
+    async def _decided(self, delivery: Delivery, deciding: Awaitable[Outcome]) -> Outcome:
+        """What becomes of a message that is not run. Where that cannot be told in full, it is put away at least."""
+        try:
+            return await deciding
+        except Exception as error:
+            logger.exception("could not follow up a message of queue %s", delivery.queue)
+            return unhandled(delivery, error)
 
     def _is_revoked(self, job: Job, revoked: Collection[str]) -> bool:
         """By the broker's word, or by a command that came while it was asked."""

@@ -5,9 +5,12 @@ from typing import Any
 
 from taskq import states
 from taskq.failures import encode_exception
+from taskq.message import Delivery
+from taskq.protocol import task_id_of
 from taskq.settings import Settings
 from taskq.store import TaskResult
 from taskq.worker.job import Job
+from taskq.worker.outcome import Outcome, Settle
 
 
 def stored_state(job: Job, state: str, value: Any, text: str | None = None) -> TaskResult:
@@ -38,6 +41,15 @@ def failure_of(
         failure.reply_to = like.reply_to
     failure.date_done = datetime.now(UTC).isoformat()
     return failure
+
+
+def unhandled(delivery: Delivery, error: Exception) -> Outcome:
+    """A message that we could not deal with in full, poisoned or for a bug of ours. Tried again it would fail again."""
+    task_id = task_id_of(delivery.message)
+    failure = [] if task_id is None else [failure_of(task_id, error, reply_to=delivery.message.reply_to)]
+    return Outcome(
+        delivery, failure, settle=Settle.REJECT, reason=f"its end could not be handled: {error!r:.200}"
+    )
 
 
 def extended(job: Job) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def stamp_keys(stamps: Mapping[str, Any]) -> list[str]:
     for header, value in stamps.items():
         values = value if isinstance(value, list | tuple | set) else [value]
         keys += [f"stamp:{header}={one}" for one in values]
-    return keys
+    return [key.encode("utf-8", "backslashreplace").decode() for key in keys]
 
 
 class Revocations:

@@ -652,6 +652,23 @@ async def test_a_late_settle_leaves_ones_own_new_delivery_alone(
     assert numbers(await take(finder, 1)) == numbers([again])
 
 
+async def test_a_dead_holder_s_poison_comes_back_with_the_rest(
+    leased: Broker, connect: ConnectBroker, site: BrokerSite, queue: str
+) -> None:
+    """Names that cannot be written, headers nested too deeply to be read: who gives back reads them, too."""
+    if site.put_raw is None:
+        pytest.skip("nobody can put such bytes there")
+    dead = await leased.consume([queue], prefetch=10)
+    await leased.publish([message(queue, 1), message(queue, 2, headers={"id": "\ud800"}), message(queue, 3)])
+    await take(dead, 3)
+    heir = await (await connect(lease=LEASE)).consume([queue], prefetch=10)
+    again = await take(heir, 3, within=BACK)
+    assert {(delivery.redelivered, delivery.deaths) for delivery in again} == {(True, 1)}
+    for delivery in again:
+        await heir.blame(delivery)
+    await heir.settle(ack=again)
+
+
 async def test_a_paused_consumer_goes_on_afterwards(
     leased: Broker, connect: ConnectBroker, queue: str
 ) -> None:
@@ -912,7 +929,23 @@ async def test_unreadable_letters_keep_their_bytes(connect: ConnectBroker, queue
     assert (letter.message, letter.raw, letter.reason) == (None, b"\xff\x00{", "not JSON")
 
 
-@pytest.mark.parametrize("raw", [b"", b"null", b"{", b"\xff\xfe", b'"text"', b"[]", b"{}", b'{"headers": 1}'])
+DEEP = b'{"headers": {"n": %d, "deep": %s}}' % (10**30, b"[" * 1010 + b"]" * 1010)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"{",
+        b"\xff\xfe",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b'{"headers": 1}',
+        pytest.param(DEEP, id="deep"),
+    ],
+)
 async def test_what_is_not_a_message_becomes_a_dead_letter(
     connect: ConnectBroker, site: BrokerSite, queue: str, raw: bytes
 ) -> None:

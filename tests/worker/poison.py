@@ -115,6 +115,75 @@ def kinds() -> dict[str, Message]:
     return found
 
 
+# --- what leads nowhere ------------------------------------------------------------------------------------------
+
+#: Half of a surrogate pair: JSON can say it, UTF-8 cannot.
+HALF = "\ud800"
+
+
+_OPTIONS: list[dict[str, Any]] = [
+    {"chord": 5},
+    {"chain": 5},
+    {"link_error": 5},
+    {"task_id": 5},
+    {"task_id": ["a"]},
+    {"task_id": HALF},
+    {"queue": {}},
+    {"queue": HALF},
+    {"exchange": HALF, "routing_key": "x"},
+    {"countdown": "soon"},
+    {"countdown": 1e300},
+    {"expires": "x"},
+    {"priority": "x"},
+    {"priority": 10**30},
+    {"headers": 5},
+    {"serializer": "none"},
+    {"serializer": []},
+    {"compression": "none"},
+    {"group_id": ["a"]},
+    {"stamped_headers": 5},
+    {"delivery_mode": 77},
+    {"reply_to": {}},
+]
+
+
+def links() -> Iterator[Message]:
+    """Messages that could run, with signatures that cannot be sent: each way of being linked, three ends of the run."""
+    signatures: list[dict[str, Any]] = [
+        {"options": 5},
+        {"args": 5},
+        {"kwargs": 5},
+        {"subtask_type": "chord"},
+        {"subtask_type": "chain", "kwargs": {"tasks": [5]}},
+        {"subtask_type": "group", "kwargs": {"tasks": 7}},
+        *({"options": option} for option in _OPTIONS),
+    ]
+    for number, wrong in enumerate(signatures):
+        for kind in ("callbacks", "errbacks", "chain", "chord"):
+            for task in ("proj.good", "proj.bad", "proj.nowhere"):
+                message, signature = good(), {"task": "proj.good", **wrong}
+                embed = {kind: signature if kind == "chord" else [signature]}
+                message.body = json.dumps([[1], {}, embed]).encode()
+                name = f"{kind}-{number}-{task}"
+                message.headers |= {"id": name, "task": task, "group": f"group-{name}", "group_index": 0}
+                yield message
+
+
+def half_names() -> Iterator[Message]:
+    """Names that a broker or store cannot write."""
+    base = good()
+    wrongs: list[dict[str, Any]] = [
+        {"id": HALF},
+        {"id": HALF, "task": "proj.nowhere"},
+        {"task": HALF},
+        {"group": HALF},
+        {"root_id": HALF, "parent_id": HALF, "shadow": HALF, "own": HALF},
+        {"stamps": {HALF: HALF}, "stamped_headers": [HALF]},
+    ]
+    for number, wrong in enumerate(wrongs):
+        yield replace(base, headers={**base.headers, "id": f"half-{number}", **wrong}, correlation_id=HALF)
+
+
 # --- mutations --------------------------------------------------------------------------------------------------
 
 _VALUES: tuple[Any, ...] = (

@@ -1,5 +1,6 @@
 """Effects when broker and store have their bad days: done in order, done until they work, done once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from taskq.errors import (
     StoreError,
     Unroutable,
 )
+from taskq.store import TaskResult
 from tests.faults import fail
 from tests.harness import running
 from tests.polling import eventually
@@ -100,3 +102,45 @@ async def test_an_early_acknowledgement_is_insisted_on_before_the_run(frail: Tas
     async with running(frail):
         await (await early.delay())
     assert waiting == [0]
+
+
+async def test_an_outcome_that_breaks_a_part_is_put_away_and_ends_nobody(
+    frail: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that one value wakes: all of its batch but that one are carried out."""
+    store = await frail.open_store()
+    save = store.save
+
+    async def with_a_bug(results: Sequence[TaskResult]) -> None:
+        if any(result.value == "bad" for result in results):
+            raise ZeroDivisionError("a bug")
+        await save(results)
+
+    @frail.task
+    async def same(value: str) -> str:
+        return value
+
+    monkeypatch.setattr(store, "save", with_a_bug)
+    async with running(frail):
+        sent = [await same.delay(value) for value in ("good", "bad", "fine")]
+        assert [await result.get(propagate=False) for result in sent[::2]] == ["good", "fine"]
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            await sent[1]
+        await eventually(lambda: size(frail) == 0)
+    [letter] = await (await frail.open_broker()).dead()
+    assert letter.message is not None
+    assert letter.message.headers["id"] == sent[1].id
+
+
+async def test_a_state_that_breaks_a_part_is_told_to_its_task(frail: TaskQ) -> None:
+    @frail.task(bind=True)
+    async def steps(self: AnyTask) -> str:
+        fail(frail, "save", ZeroDivisionError("a bug"), None)
+        try:
+            await self.update_state(state="HALF")
+        except ZeroDivisionError as error:
+            return str(error)
+        return ""
+
+    async with running(frail):
+        assert await (await steps.delay()) == "a bug"

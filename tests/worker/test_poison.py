@@ -2,18 +2,19 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
 
-from taskq import TaskQ
-from taskq.errors import TaskqError
-from taskq.message import Delivery
+from taskq import Reject, TaskQ
+from taskq.errors import EncodeError, TaskqError
+from taskq.message import Delivery, Message
 from taskq.worker.admission import Admission
 from taskq.worker.worker import Worker
 from tests.harness import Place, running
-from tests.worker.poison import good, kinds, mutations
+from tests.polling import eventually
+from tests.worker.poison import HALF, good, half_names, kinds, links, mutations
 
 KINDS = kinds()
 LIMITS = {"max_message_bytes": 250_000, "max_inflated_bytes": 1_000_000}
@@ -79,6 +80,62 @@ async def test_every_kind_ends_in_the_dead_letters(
         assert missing == []
         assert all(letter.reason and "\n" not in letter.reason for letter in letters)
     assert "poisoned" not in os.listdir()  # noqa: PTH208 - the working folder, as the code from the wire sees it
+
+
+async def survived(app: TaskQ, messages: Iterable[Message]) -> None:
+    """Each of these, and nothing is held in the end."""
+
+    @app.task(name="proj.bad")
+    async def bad(*_: object) -> None:
+        raise KeyError("as always")
+
+    async with app, running(app) as worker:
+        broker = await app.open_broker()
+        await broker.publish(list(messages))
+        assert await (await app.send_task("proj.good", (41,))).get(timeout=20) == 41
+        assert worker._parts is not None
+        custody = worker._parts.custody
+        await eventually(lambda: len(custody) == 0)
+
+
+async def test_what_a_message_leads_to_ends_no_worker(place: Place) -> None:
+    await survived(make_app(place), links())
+
+
+async def test_names_that_cannot_be_written_end_no_worker(place: Place) -> None:
+    await survived(make_app(place), half_names())
+
+
+async def test_a_result_that_cannot_be_written_is_a_failure(place: Place) -> None:
+    app = make_app(place)
+
+    class Lazy:
+        def __json__(self) -> object:
+            raise KeyError("gone meanwhile")
+
+    @app.task
+    async def lazy() -> Lazy:
+        return Lazy()
+
+    async with app, running(app) as worker:
+        with pytest.raises(EncodeError, match="gone meanwhile"):
+            await (await lazy.delay()).get(timeout=10)
+        await next_good_job_runs(app, worker)
+
+
+async def test_a_reason_is_one_line_that_can_be_written(place: Place) -> None:
+    app = make_app(place)
+
+    @app.task
+    async def reject() -> None:
+        raise Reject(f"no such file:\n{HALF}.txt")
+
+    async with app, running(app) as worker:
+        await reject.delay()
+        await next_good_job_runs(app, worker)
+        broker = await app.open_broker()
+        [letter] = await eventually(broker.dead)
+        assert letter.reason == "rejected by the task: no such file: \\ud800.txt"
 
 
 async def fuzzed(app: TaskQ, count: int, seed: int) -> None:

@@ -218,7 +218,7 @@ async def test_a_part_that_breaks_ends_the_worker_with_its_error(frail: TaskQ) -
     worker = Worker(frail)
     run = asyncio.create_task(worker.run())
     await eventually(lambda: worker._parts)
-    fail(frail, "save", ZeroDivisionError("a bug in the store"))
+    fail(frail, "save", ZeroDivisionError("a bug in the store"), FOREVER)
     await quick.delay()
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(run, 10)
