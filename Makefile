@@ -47,8 +47,8 @@ coverage: $(DEV) ## the whole test suite, with the branches it reached
 bench: $(DEV) $(PEERS)/.stamp ## taskq beside its peers on private servers; BROKER=sqlite|memory|redis|amqp for one
 	@$(BIN)/python -m benchmarks $(ARGS) $(if $(BROKER),--broker $(BROKER))
 
-soak: $(DEV) ## kills, stops and broker restarts at random for 2 minutes, then what was lost; SOAK=3600 for an hour
-	@$(BIN)/python scripts/soak.py $(or $(SOAK),120) $(ARGS)
+soak: $(DEV) ## kills, stops, broker restarts and resets at random for 2 minutes, then what was lost; BROKER=redis|amqp|sqlite, SOAK=3600 for an hour
+	@$(BIN)/python -m scripts.soak --broker $(or $(BROKER),redis) --seconds $(or $(SOAK),120) $(ARGS)
 
 $(PEERS)/.stamp: benchmarks/requirements-peers.txt
 	@scripts/venv.sh $(PYTHON) $(PEERS) --requirement $<

@@ -37,7 +37,11 @@ class Proxy:
             self._accepted.add(task)
             task.add_done_callback(self._accepted.discard)
         self.connections += 1
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:  # nobody is there: as if there were no proxy
+            writer.transport.abort()
+            return
         both = {writer, server_writer}
         self._writers |= both
         requests = asyncio.create_task(self._forward(reader, server_writer))
