@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tally import total
+from benchmarks.tally import counts, total
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = ROOT / "benchmarks" / ".venv-peers" / "bin" / "python"
@@ -41,7 +41,7 @@ class System:
 
     @property
     def python(self) -> str:
-        return sys.executable if self.module == "ours" else str(PEERS_PYTHON)
+        return sys.executable if self.module.startswith("ours") else str(PEERS_PYTHON)
 
 
 @dataclass
@@ -183,6 +183,19 @@ class Stage:
         if workers:
             self.client.ask("one_by_one", 1)
             self.wait_for(1)
+
+    def warm_up(self, processes: int) -> None:
+        """Run single tasks until each process has run one."""
+        deadline = time.monotonic() + DEADLINE
+        while len(self.counts()) < processes:
+            if time.monotonic() > deadline:
+                raise Failure(f"not all of {processes} processes run tasks")
+            self.client.ask("one_by_one", 5)
+            self.wait_for(5)
+
+    def counts(self) -> list[int]:
+        """How many tasks each process has run, the fewest first."""
+        return sorted(count for count, _ in counts(self._tally))
 
     def close(self) -> None:
         for process in (*self.workers, self.client):

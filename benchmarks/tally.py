@@ -37,8 +37,13 @@ class Tally:
         return self._map
 
 
-def total(folder: Path) -> tuple[int, float]:
-    """Tasks run by all processes together, and when the last of them ran (monotonic clock)."""
+def counts(folder: Path) -> list[tuple[int, float]]:
+    """Of each process: tasks run, and when the last of them ran (monotonic clock)."""
     records = [path.read_bytes() for path in folder.iterdir()]
-    values = [_RECORD.unpack(record) for record in records if len(record) == _RECORD.size]
-    return sum(count for count, _ in values), max((last for _, last in values), default=0.0)
+    return [_RECORD.unpack(record) for record in records if len(record) == _RECORD.size]
+
+
+def total(folder: Path) -> tuple[int, float]:
+    """The same of all processes together."""
+    found = counts(folder)
+    return sum(count for count, _ in found), max((last for _, last in found), default=0.0)

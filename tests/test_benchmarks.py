@@ -39,3 +39,28 @@ def test_it_measures_every_scenario(broker: str, rows: int) -> None:
 
     assert len([line for line in table.splitlines() if "us/task" in line or "tasks/s" in line]) == rows
     assert "drain: worker CPU, us/task" in table
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "broker",
+    [
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("amqp", marks=pytest.mark.rabbitmq),
+    ],
+)
+def test_it_measures_what_a_second_process_brings(broker: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.processes", "--quick", "--broker", broker],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["| plain Python, no queue", "| 2 ms of Python", "| no-op"]
+    assert all(float(row[1]) > 0 for row in rows[3:])

@@ -4,8 +4,8 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.peers.given import BROKER, IN_FLIGHT, RESULTS, tally
-from taskq import TaskQ, group
+from benchmarks.peers.given import BROKER, IN_FLIGHT, RESULTS, VARIANT, tally
+from taskq import Task, TaskQ, group
 from taskq.results import AsyncResult, GroupResult
 from taskq.worker import Worker
 
@@ -28,8 +28,9 @@ async def noop(i: int) -> int:
     return i
 
 
-def worker() -> list[str]:
-    return ["-m", "taskq", "-q", "-A", "benchmarks.peers.ours:app", "worker", "-l", "warning"]
+def worker(where: str = "benchmarks.peers.ours:app") -> list[str]:
+    processes = ["--processes", VARIANT] if VARIANT else []
+    return ["-m", "taskq", "-q", "-A", where, "worker", "-l", "warning", *processes]
 
 
 async def start() -> None:
@@ -44,10 +45,10 @@ async def call(i: int) -> AsyncResult[int]:
     return await noop.delay(i)
 
 
-async def call_many(n: int) -> list[GroupResult[int]]:
+async def call_many(n: int, task: Task[Any, Any, Any] = noop) -> list[GroupResult[int]]:
     """Groups: each is one batch."""
     return [
-        await group(noop.s(i) for i in range(begin, min(n, begin + IN_FLIGHT))).apply_async()
+        await group(task.s(i) for i in range(begin, min(n, begin + IN_FLIGHT))).apply_async()
         for begin in range(0, n, IN_FLIGHT)
     ]
 

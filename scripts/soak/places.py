@@ -66,9 +66,8 @@ async def amqp(folder: Path) -> AsyncIterator[Place]:
     with rabbit_server(folder) as server:
         async with proxy(server.port) as network:
             url = f"amqp://guest:guest@127.0.0.1:{network.port}//"
-            yield Place(
-                url, f"sqlite:///{folder}/results.db", 8.0, lambda: queues(server), Server(server, network)
-            )
+            results = f"sqlite:///{folder}/results.db"
+            yield Place(url, results, 8.0, 240.0, lambda: queues(server), Server(server, network))
 
 
 def queues(server: RabbitServer) -> dict[str, int]:
