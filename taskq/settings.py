@@ -171,8 +171,8 @@ class Settings(Layered):
     """After so many seconds of a blocked event loop, or of leaving waiting messages alone while it has room, a worker counts as not alive."""
     eta_horizon: Seconds = 60.0
     """Tasks due within this many seconds wait in the worker, later ones in the broker."""
-    worker_eta_task_limit: Count = 10_000
-    """The most tasks that wait in one worker's memory; more wait in the broker. (Celery: no limit.)"""
+    worker_eta_task_limit: Count = 1_000
+    """The most tasks that wait in one worker's memory (about 5 kB each); more wait in the broker. (Celery: no limit.)"""
 
     worker_send_task_events: bool = False
     """Whether a worker sends events of its tasks, for monitors (`taskq worker -E`)."""

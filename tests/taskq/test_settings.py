@@ -44,7 +44,7 @@ OURS = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "worker_concurrency": 100,
-    "worker_eta_task_limit": 10_000,
+    "worker_eta_task_limit": 1_000,
 }
 
 
