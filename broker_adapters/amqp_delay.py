@@ -1,7 +1,9 @@
 """Delayed delivery as Celery >= 5.5 has it (celery-protocol.md 3.6): which exchange, key and queues. Pure.
 
 A message waits in queue L for 2^L seconds where bit L of its delay is 1 and passes level L by where it is 0,
-from level 27 down to 0, and arrives at `celery_delayed_delivery` with its whole key.
+from level 27 down to 0, and arrives at `celery_delayed_delivery` with its whole key. Celery sends every message to level 27.
+We send it to the first level it waits in, which leads the same way: matching its key at the levels that it would only pass
+costs RabbitMQ 4 ms a message instead of 0.4, and the confirms of a batch come after that.
 """
 
 from collections.abc import Iterator
@@ -11,7 +13,6 @@ from typing import Any
 LEVELS = 28
 #: The longest delay, in seconds: about 8.5 years.
 LONGEST = (1 << LEVELS) - 1
-ENTRY = f"celery_delayed_{LEVELS - 1}"
 DELIVERY = "celery_delayed_delivery"
 
 _PREFIX = 2 * LEVELS  # "0.1.0. ..."
@@ -52,6 +53,15 @@ def delayed_key(seconds: float, key: str) -> str:
     """
     bits = format(min(int(seconds), LONGEST), f"0{LEVELS}b")
     return f"{'.'.join(bits)}.{key}"
+
+
+def entry(seconds: float) -> str:
+    """The exchange of the first level in which a message waits that is delayed by so many whole seconds, at least 1.
+
+    >>> entry(5)
+    'celery_delayed_2'
+    """
+    return f"celery_delayed_{min(int(seconds), LONGEST).bit_length() - 1}"
 
 
 def plain_key(routing_key: str) -> str:

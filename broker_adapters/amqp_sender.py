@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from taskq.broker import Queue
 from taskq.broker_adapters.amqp_channel import DataChannel, Deliver, Failures
-from taskq.broker_adapters.amqp_delay import ENTRY, LONGEST, delayed_key
+from taskq.broker_adapters.amqp_delay import delayed_key, entry
 from taskq.broker_adapters.amqp_link import Link
 from taskq.broker_adapters.amqp_marks import DUE_HEADER
 from taskq.broker_adapters.amqp_plain import PlainChannel
@@ -100,9 +100,7 @@ class Sender:
             return replace(message, headers=headers)
         await self.topology.delays(queue.name)
         key = message.routing_key if message.exchange else queue.name
-        return replace(
-            message, headers=headers, exchange=ENTRY, routing_key=delayed_key(min(wait, LONGEST), key)
-        )
+        return replace(message, headers=headers, exchange=entry(wait), routing_key=delayed_key(wait, key))
 
     def _delayed_queue(self, message: Message) -> Queue | None:
         """The one queue the delays can give the message to; None: its worker holds or parks it instead."""

@@ -18,7 +18,7 @@ from taskq.broker import BrokerConfig, Queue
 from taskq.broker_adapters import amqp_holds, amqp_marks
 from taskq.broker_adapters.amqp import AmqpBroker
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer
-from taskq.broker_adapters.amqp_delay import LEVELS, delayed_key, levels, plain_key
+from taskq.broker_adapters.amqp_delay import DELIVERY, LEVELS, Level, delayed_key, entry, levels, plain_key
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.message import Delivery, Message
 from tests.polling import eventually
@@ -215,6 +215,49 @@ def test_delayed_keys() -> None:
     assert plain_key(delayed_key(77, "a.b")) == "a.b"
     for key in ("celery", "1." * 27 + "x", "0" * 60, "", "1." * 28):
         assert plain_key(key) == key
+
+
+def waits_on_the_way(exchange: str, seconds: int) -> list[int]:
+    """The delays (TTL, ms) through which the declared topology leads a message from this exchange to its delivery."""
+    by_exchange = {level.name: level for level in levels("quorum")}
+    words = delayed_key(seconds, "gq").split(".")
+
+    def matches(pattern: str) -> bool:
+        parts = pattern.removesuffix(".#").split(".")
+        return all(part in {"*", word} for part, word in zip(parts, words, strict=False))
+
+    def waits(level: Level) -> list[int]:
+        assert matches(level.waits) != matches(level.skips)
+        return [level.arguments["x-message-ttl"]] if matches(level.waits) else []
+
+    found = []
+    while exchange != DELIVERY:
+        level = by_exchange[exchange]
+        found += waits(level)
+        exchange = level.passes_to
+    return found
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 3, 40, 63, 64, 86_400, 2**27, 2**28 - 1])
+def test_the_short_way_into_the_delays_is_the_same_way(seconds: int) -> None:
+    way = waits_on_the_way(entry(seconds), seconds)
+    assert way == waits_on_the_way("celery_delayed_27", seconds)
+    assert sum(way) == seconds * 1000
+    assert entry(seconds) == f"celery_delayed_{(way[0] // 1000).bit_length() - 1}"  # where it waits first
+
+
+def test_longer_delays_than_there_are_levels() -> None:
+    assert entry(10.0**12) == "celery_delayed_27"
+
+
+@needs_control
+async def test_a_thousand_delayed_messages_at_once_are_confirmed_in_time(
+    open_broker: Open, queue: str
+) -> None:
+    """Confirms come when the broker has routed all that was sent before: that must not take as long as its silence may."""
+    broker = await open_broker()
+    due = time() + 86_000
+    await broker.publish([message(queue, number, due=due) for number in range(1000)])
 
 
 async def test_far_messages_wait_in_the_broker(open_broker: Open, queue: str) -> None:
