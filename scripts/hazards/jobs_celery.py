@@ -1,6 +1,7 @@
 """The tasks of the trials, for a Celery worker set up as safely as it can be."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -38,3 +39,24 @@ def job(number: int, seconds: float = 0.0) -> int:
 
 
 task: Callable[..., object] = app.task(name="jobs.job")(job)
+
+
+def noop() -> None:
+    """Nothing."""
+
+
+def waiting(number: int) -> None:
+    note("start", number)
+    threading.Event().wait()
+
+
+def spinning(number: int) -> None:
+    note("start", number)
+    while True:
+        pass
+
+
+app.task(name="jobs.noop")(noop)
+app.task(name="jobs.blocking")(job)
+app.task(name="jobs.waiting", time_limit=3)(waiting)
+app.task(name="jobs.spinning", time_limit=3)(spinning)

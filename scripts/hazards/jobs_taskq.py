@@ -21,3 +21,31 @@ async def job(number: int, seconds: float = 0.0) -> int:
     await asyncio.sleep(seconds)
     note("end", number)
     return os.getpid()
+
+
+@app.task(name="jobs.noop")
+async def noop() -> None:
+    """Nothing."""
+
+
+@app.task(name="jobs.blocking")
+async def blocking(number: int, seconds: float) -> int:
+    """Holds the event loop."""
+    note("start", number)
+    time.sleep(seconds)  # noqa: ASYNC251 - what is tried
+    note("end", number)
+    return os.getpid()
+
+
+@app.task(name="jobs.waiting", time_limit=3)
+async def waiting(number: int) -> None:
+    note("start", number)
+    await asyncio.Event().wait()
+
+
+@app.task(name="jobs.spinning", time_limit=3)
+async def spinning(number: int) -> None:
+    """Holds the event loop."""
+    note("start", number)
+    while True:
+        pass

@@ -1,16 +1,12 @@
 """The brokers the trials take place on: private servers that can be killed, cut off and filled."""
 
-import asyncio
-import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-import aio_pika
-
-from scripts.hazards.poison import RAW, changed, entries
+from scripts.hazards.poison import entries
+from scripts.hazards.sides import LEASE
 from tests.servers import RabbitServer, RedisServer, rabbit_server, redis_server
 
 
@@ -20,6 +16,8 @@ class Place(Protocol):
     url: str
     port: int
     pause: float  # seconds after which taskq's silent worker is given up for certain
+    silence: float  # seconds in which taskq's worker lets itself be heard
+    takes_bytes: bool  # a queue is a list of bytes
 
     def start(self) -> None: ...
     def kill(self) -> None: ...
@@ -34,19 +32,16 @@ class Place(Protocol):
 
     def relieve(self) -> None: ...
 
-    async def poison(self) -> list[object]:
-        """Take the one good entry out of the queue; returns the bad ones made from it, for `put`."""
+    async def entries(self) -> list[bytes]:
+        """Where a queue is a list of bytes: take the one good entry out, and make bad ones from it."""
         ...
 
-    async def put(self, entry: object) -> None: ...
-
-    async def left(self) -> tuple[int, int]:
-        """How many entries are in the queue, and in the dead letters."""
-        ...
+    async def put(self, entry: bytes) -> None: ...
 
 
 class RedisPlace:
-    pause = 15.0
+    pause, silence = 15.0, LEASE
+    takes_bytes = True
 
     def __init__(self, server: RedisServer) -> None:
         self.url, self.port = server.url, server.port
@@ -63,18 +58,16 @@ class RedisPlace:
     def relieve(self) -> None:
         self._redis.config_set("maxmemory", 0)
 
-    async def poison(self) -> list[object]:
-        return list(entries(cast("bytes", self._redis.rpop("celery"))))
+    async def entries(self) -> list[bytes]:
+        return entries(cast("bytes", self._redis.rpop("celery")))
 
-    async def put(self, entry: object) -> None:
-        self._redis.lpush("celery", cast("bytes", entry))
-
-    async def left(self) -> tuple[int, int]:
-        return self._redis.llen("celery"), self._redis.hlen("taskq:dead")
+    async def put(self, entry: bytes) -> None:
+        self._redis.lpush("celery", entry)
 
 
 class RabbitPlace:
-    pause = 50.0  # three heartbeats of taskq; Celery's are of 60 s
+    pause, silence = 50.0, 15.0  # three heartbeats of taskq, and one; Celery's are of 60 s
+    takes_bytes = False
 
     def __init__(self, server: RabbitServer) -> None:
         self.url, self.port = server.url, server.port
@@ -90,40 +83,11 @@ class RabbitPlace:
     def relieve(self) -> None:
         self._control("set_vm_memory_high_watermark", "0.4")
 
-    async def poison(self) -> list[object]:
-        async with await aio_pika.connect(self.url) as connection:
-            channel = await connection.channel()
-            good = await (await channel.get_queue("celery")).get(no_ack=True)
-        envelope: dict[str, object] = {
-            "body": base64.b64encode(good.body).decode(),
-            "headers": dict(good.headers),
-            "content-type": good.content_type,
-            "content-encoding": good.content_encoding,
-            "properties": {"correlation_id": good.correlation_id, "delivery_tag": "", "delivery_info": {}},
-        }
-        unreadable = [aio_pika.Message(raw, content_type="application/json") for raw in RAW]
-        return [*unreadable, *map(_message, changed(json.dumps(envelope).encode()))]
+    async def entries(self) -> list[bytes]:
+        return []
 
-    async def put(self, entry: object) -> None:
-        async with await aio_pika.connect(self.url) as connection:
-            exchange = (await connection.channel()).default_exchange
-            await exchange.publish(cast("aio_pika.Message", entry), "celery")
-
-    async def left(self) -> tuple[int, int]:
-        listed = await asyncio.to_thread(
-            self._control, "list_queues", "name", "messages", "--no-table-headers"
-        )
-        counts = dict(line.split("\t") for line in listed.splitlines())
-        return int(counts.get("celery", 0)), int(counts.get("taskq.dead", 0))
-
-
-def _message(envelope: dict[str, Any]) -> aio_pika.Message:
-    return aio_pika.Message(
-        base64.b64decode(envelope["body"]),
-        headers=envelope.get("headers"),
-        content_type=envelope["content-type"],
-        content_encoding=envelope["content-encoding"],
-    )
+    async def put(self, entry: bytes) -> None:
+        raise NotImplementedError
 
 
 @contextmanager

@@ -1,40 +1,14 @@
-"""The trials: each does one bad thing to a worker or its broker, and says in figures what came of it."""
+"""Trials of processes, networks and brokers: each does one bad thing, and says in figures what came of it."""
 
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import cast
 
-from scripts.hazards.places import Place
-from scripts.hazards.sides import CLIENTS, LEASE, Client, Log, Worker, until, worker
+from scripts.hazards.bench import Bench, Stream, finish, recovered
+from scripts.hazards.sides import LEASE, Log, until, worker
 from tests.proxy import Proxy, proxy
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where a trial takes place: a system on a private server, or on a SQLite file."""
-
-    system: str
-    url: str
-    folder: Path
-    server: Place | None
-
-    def client(self) -> Client:
-        return CLIENTS[self.system](self.url, self.folder)
-
-    def worker(self, url: str = "") -> Worker:
-        return Worker(self.system, url or self.url, self.folder)
-
-    @property
-    def place(self) -> Place:
-        return cast("Place", self.server)
-
-
-Trial = Callable[[Bench], Awaitable[str]]
 
 
 async def kills(bench: Bench) -> str:
@@ -73,36 +47,6 @@ async def terms(bench: Bench) -> str:
     return f"exit code {code} after {took:.1f} s, {cut} tasks cut; {log.verdict(numbers)}"
 
 
-class Stream:
-    """Sends a task every 10 ms, whatever happens; counts refusals and remembers the longest call."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.confirmed: list[int] = []
-        self.refused = 0
-        self.longest = 0.0
-        self._stop = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        number = 0
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                await self._client.send(number, 0.005)
-                self.confirmed.append(number)
-            except Exception:  # noqa: BLE001 - each system has its own errors
-                self.refused += 1
-            self.longest = max(self.longest, time.monotonic() - began)
-            number += 1
-            await asyncio.sleep(0.01)
-
-    async def end(self) -> str:
-        self._stop.set()
-        await self._task
-        return f"{self.refused} refused, longest call {self.longest:.1f} s"
-
-
 async def restarts(bench: Bench) -> str:
     """c: the broker is killed and comes back after 2 s while a client sends and a worker works; appendfsync always."""
     log, client = Log(bench.folder), bench.client()
@@ -120,11 +64,6 @@ async def restarts(bench: Bench) -> str:
         end = await finish(bench, log, stream.confirmed, running, 30)
     await client.close()
     return f"{log.verdict(stream.confirmed)}; {said}; {recovery}; {end}"
-
-
-async def recovered(log: Log, back: float, within: float = 30) -> str:
-    found = await until(lambda: any(e.kind == "start" and e.at > back for e in log.events()), within)
-    return f"worker works again after {found:.1f} s" if found is not None else f"no work within {within:g} s"
 
 
 async def broken_network(bench: Bench, breakage: Callable[[Proxy], Awaitable[None]]) -> str:
@@ -184,62 +123,6 @@ async def latency(bench: Bench) -> str:
     return f"{rates[0]:.0f} tasks/s without, {rates[1]:.0f} with ({rates[1] / rates[0]:.0%})"
 
 
-def decided(log: Log, numbers: Collection[int], running: Worker) -> bool:
-    return log.finished(numbers) or not running.alive
-
-
-async def finish(bench: Bench, log: Log, numbers: Collection[int], running: Worker, within: float) -> str:
-    """Wait until all is done; a worker that has ended is started once more, as a supervisor would."""
-    await until(partial(decided, log, numbers, running), within)
-    if running.alive:
-        return "the worker lived"
-    with worker(bench.system, bench.url, bench.folder):
-        await until(lambda: log.finished(numbers), within)
-    return "the worker ended, and was started again"
-
-
-async def poison(bench: Bench) -> str:
-    """e: 28 entries no worker can run, put straight into the queue, one good task after each."""
-    log, client = Log(bench.folder), bench.client()
-    await client.send(-1)
-    bad = await bench.place.poison()
-    for number, entry in enumerate(bad):
-        await bench.place.put(entry)
-        await client.send(number)
-    numbers = range(len(bad))
-    deaths, deadline = -1, time.monotonic() + 90
-    while time.monotonic() < deadline and not log.finished(numbers):
-        deaths += 1
-        with worker(bench.system, bench.url, bench.folder) as running:
-            await until(partial(decided, log, numbers, running), deadline - time.monotonic())
-    left, dead = await bench.place.left()
-    await client.close()
-    done = len(set(log.count("end")) & set(numbers))
-    return f"{len(bad)} entries: {done} of {len(bad)} good tasks done, worker ended {deaths} times, {left} left in the queue, {dead} in the dead letters"
-
-
-async def delayed(bench: Bench) -> str:
-    """f: 10,000 tasks due in 40 s, eight times the visibility timeout or lease."""
-    log, client = Log(bench.folder), bench.client()
-    numbers = range(10_000)
-    with worker(bench.system, bench.url, bench.folder) as running:
-        await until(lambda: running.ready, 30)
-        before, eta = running.megabytes, time.time() + 40
-        for number in numbers:
-            await client.send(number, eta=eta)
-        sent = eta - time.time()
-        await until(lambda: time.time() > eta - 1, 60)
-        grown = running.megabytes - before
-        await until(lambda: log.finished(numbers), 120)
-    await client.close()
-    late = sorted(event.at - eta for event in log.events() if event.kind == "start")
-    early = sum(one < 0 for one in late)
-    return (
-        f"{log.verdict(numbers)}; {early} early, p50 {late[len(late) // 2]:.1f} s late, p99"
-        f" {late[len(late) * 99 // 100]:.1f} s; memory +{grown:.0f} MB; all sent {sent:.0f} s before"
-    )
-
-
 async def paused(bench: Bench) -> str:
     """h: SIGSTOP of a worker that holds 20 tasks of 2 s, for three leases (RabbitMQ: 50 s); another worker is there."""
     log, client = Log(bench.folder), bench.client()
@@ -291,19 +174,3 @@ async def full(bench: Bench) -> str:
         f"client: {said}; {during} finished meanwhile, {kept} results stored in the end;"
         f" {log.verdict(numbers)}; {end}"
     )
-
-
-TRIALS: dict[str, Trial] = {
-    "a": kills,
-    "b": terms,
-    "c": restarts,
-    "d1": resets,
-    "d2": black_hole,
-    "d3": latency,
-    "e": poison,
-    "f": delayed,
-    "h": paused,
-    "j": full,
-}
-#: Those that need no server.
-ANYWHERE = ("a", "b", "f", "h")
