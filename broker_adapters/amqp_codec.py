@@ -6,14 +6,11 @@ declarations) stays with the driver. What is read comes from others: whatever ca
 """
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
 from struct import Struct
-from types import NoneType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from taskq.broker_adapters.amqp_tables import TableReader, read_short, short_string, write_table
 from taskq.errors import DecodeError, EncodeError
 from taskq.message import Message
 
@@ -32,94 +29,11 @@ _pack_start = Struct(">BHI").pack
 _pack_content = Struct(">BHIHHQ").pack  # frame start, class 60, weight 0, body size
 _pack_ack = Struct(">BHIIQBB").pack
 _pack_publish = Struct(">IH").pack
-_u8, _u16, _u32, _u64 = (Struct(code).unpack_from for code in (">B", ">H", ">I", ">Q"))
-_pack_u16, _pack_u32, _pack_u64 = (Struct(code).pack for code in (">H", ">I", ">Q"))
-_pack_int32, _pack_int64, _pack_double = (Struct(code).pack for code in (">bi", ">bq", ">bd"))
-_pack_decimal = Struct(">bBi").pack
-_read_decimal = Struct(">Bi").unpack_from
+_u16, _u32, _u64 = (Struct(code).unpack_from for code in (">H", ">I", ">Q"))
+_pack_u16 = Struct(">H").pack
 
 
 # -- writing ------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1024)
-def short_string(text: str) -> bytes:
-    """A name: at most 255 bytes."""
-    data = text.encode()
-    if len(data) > 255:
-        raise EncodeError(
-            f"AMQP names and header keys have at most 255 bytes, this one has {len(data)}: {text[:60]!r}..."
-        )
-    return bytes((len(data),)) + data
-
-
-def _write_text(value: str) -> bytes:
-    data = value.encode()
-    return b"S" + _pack_u32(len(data)) + data
-
-
-def _write_int(value: int) -> bytes:
-    # Always I or l: older py-amqp reads the shorter letters that pamqp writes (s, u) as something else.
-    if -0x8000_0000 <= value <= 0x7FFF_FFFF:
-        return _pack_int32(0x49, value)
-    if -(1 << 63) <= value < 1 << 63:
-        return _pack_int64(0x6C, value)
-    raise EncodeError(f"an AMQP header holds 64-bit integers at most, not {value}")
-
-
-def _write_list(value: Iterable[Any]) -> bytes:
-    data = b"".join([_write(item) for item in value])
-    return b"A" + _pack_u32(len(data)) + data
-
-
-def _write_decimal(value: Decimal) -> bytes:
-    _, _, exponent = value.as_tuple()
-    if isinstance(exponent, int) and -255 <= exponent <= 0 and abs(value.scaleb(-exponent)) < 1 << 31:
-        return _pack_decimal(0x44, -exponent, int(value.scaleb(-exponent)))
-    return _write_text(str(value))
-
-
-def _write_time(value: datetime) -> bytes:
-    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-    return b"T" + _pack_u64(int(aware.timestamp()))
-
-
-_WRITERS: dict[type, Callable[[Any], bytes]] = {
-    NoneType: lambda _: b"V",
-    str: _write_text,
-    int: _write_int,
-    bool: lambda value: b"t\1" if value else b"t\0",
-    float: lambda value: _pack_double(0x64, value),
-    list: _write_list,
-    tuple: _write_list,
-    dict: lambda value: b"F" + write_table(value),
-    bytes: lambda value: b"x" + _pack_u32(len(value)) + value,
-    Decimal: _write_decimal,
-    datetime: _write_time,
-}
-
-
-def _write(value: Any) -> bytes:
-    writer = _WRITERS.get(type(value))
-    if writer is not None:
-        return writer(value)
-    for kind, known in _WRITERS.items():
-        if isinstance(value, kind):
-            return known(value)
-    raise EncodeError(f"an AMQP header cannot hold a {type(value).__name__}: {value!r}")
-
-
-def write_table(fields: Mapping[str, Any]) -> bytes:
-    """A field table, its length in front."""
-    if not fields:
-        return b"\0\0\0\0"
-    parts = []
-    for key, value in fields.items():
-        parts.append(short_string(key))
-        writer = _WRITERS.get(type(value)) or _write
-        parts.append(writer(value))
-    data = b"".join(parts)
-    return _pack_u32(len(data)) + data
 
 
 @lru_cache(maxsize=256)
@@ -187,100 +101,6 @@ def write_requeue(channel: int, tag: int) -> bytes:
 # -- reading ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2048)
-def _name(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
-def _read_short(data: bytes, at: int) -> tuple[str, int]:
-    start = at + 1
-    end = start + data[at]
-    return _name(data[start:end]), end
-
-
-def _read_text(data: bytes, at: int) -> tuple[Any, int]:
-    start = at + 4
-    end = start + _u32(data, at)[0]
-    raw = data[start:end]
-    try:
-        return raw.decode(), end
-    except UnicodeDecodeError:
-        return raw, end
-
-
-def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    end = at + 4 + _u32(data, at)[0]
-    return data[at + 4 : end], end
-
-
-def _read_list(data: bytes, at: int) -> tuple[list[Any], int]:
-    end = at + 4 + _u32(data, at)[0]
-    at += 4
-    items = []
-    while at < end:
-        value, at = _READERS[data[at]](data, at + 1)
-        items.append(value)
-    return items, end
-
-
-def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-    """A field table and where it ends."""
-    end = at + 4 + _u32(data, at)[0]
-    if end > len(data):
-        raise DecodeError("an AMQP table is longer than its frame")
-    at += 4
-    fields: dict[str, Any] = {}
-    while at < end:
-        start = at + 1
-        at = start + data[at]
-        fields[_name(data[start:at])], at = _READERS[data[at]](data, at + 1)
-    return fields, end
-
-
-def _read_time(data: bytes, at: int) -> tuple[Any, int]:
-    seconds = _u64(data, at)[0]
-    try:
-        return datetime.fromtimestamp(seconds, UTC), at + 8
-    except (OverflowError, ValueError, OSError):
-        return seconds, at + 8
-
-
-def _read_decimal_value(data: bytes, at: int) -> tuple[Decimal, int]:
-    scale, number = _read_decimal(data, at)
-    return Decimal(number).scaleb(-scale), at + 5
-
-
-def _fixed(code: str) -> Callable[[bytes, int], tuple[Any, int]]:
-    """A reader of one value of fixed size."""
-    layout = Struct(code)
-    unpack, size = layout.unpack_from, layout.size
-    return lambda data, at: (unpack(data, at)[0], at + size)
-
-
-#: The letters as RabbitMQ means them; U is py-amqp's 16-bit integer, s is RabbitMQ's.
-_READERS: dict[int, Callable[[bytes, int], tuple[Any, int]]] = {
-    0x56: lambda _, at: (None, at),  # V
-    0x53: _read_text,  # S
-    0x49: _fixed(">i"),
-    0x6C: _fixed(">q"),  # l
-    0x4C: _fixed(">q"),  # L
-    0x74: _fixed(">?"),  # t
-    0x64: _fixed(">d"),
-    0x41: _read_list,
-    0x46: read_table,
-    0x62: _fixed(">b"),
-    0x42: _fixed(">B"),
-    0x73: _fixed(">h"),
-    0x55: _fixed(">h"),
-    0x75: _fixed(">H"),
-    0x69: _fixed(">I"),
-    0x66: _fixed(">f"),
-    0x54: _read_time,
-    0x44: _read_decimal_value,
-    0x78: _read_bytes,
-}
-
-
 class Envelope(NamedTuple):
     """How a message came: `tag` of a delivery, the text of a return's `reason`."""
 
@@ -294,41 +114,40 @@ class Envelope(NamedTuple):
 
 
 def _read_deliver(data: bytes, at: int) -> Envelope:
-    consumer, at = _read_short(data, at + 4)
+    consumer, at = read_short(data, at + 4)
     tag = _u64(data, at)[0]
-    exchange, end = _read_short(data, at + 9)
-    routing_key, _ = _read_short(data, end)
+    exchange, end = read_short(data, at + 9)
+    routing_key, _ = read_short(data, end)
     return Envelope(DELIVER, exchange, routing_key, consumer, tag, data[at + 8] & 1 == 1)
 
 
 def _read_return(data: bytes, at: int) -> Envelope:
-    reason, at = _read_short(data, at + 6)
-    exchange, at = _read_short(data, at)
-    routing_key, _ = _read_short(data, at)
+    reason, at = read_short(data, at + 6)
+    exchange, at = read_short(data, at)
+    routing_key, _ = read_short(data, at)
     return Envelope(RETURN, exchange, routing_key, reason=reason)
 
 
-def read_content(data: bytes, at: int, exchange: str, routing_key: str) -> Message:
-    """The message of a content header whose payload begins at `at`; its body is not read yet."""
-    flags = _u16(data, at + 12)[0]
-    at += 14
+def read_content(payload: bytes, exchange: str, routing_key: str, tables: TableReader) -> Message:
+    """The message of a content header; its body is not read yet."""
+    flags, at = _u16(payload, 12)[0], 14
     message = Message({}, b"", "", "", exchange=exchange, routing_key=routing_key)
     if flags & 0x8000:
-        message.content_type, at = _read_short(data, at)
+        message.content_type, at = read_short(payload, at)
     if flags & 0x4000:
-        message.content_encoding, at = _read_short(data, at)
+        message.content_encoding, at = read_short(payload, at)
     if flags & 0x2000:
-        message.headers, at = read_table(data, at)
+        message.headers, at = tables.read(payload, at)
     if flags & 0x1000:
-        message.delivery_mode = data[at]
+        message.delivery_mode = payload[at]
         at += 1
     if flags & 0x0800:
-        message.priority = data[at]
+        message.priority = payload[at]
         at += 1
     if flags & 0x0400:
-        message.correlation_id, at = _read_short(data, at)
+        message.correlation_id, at = read_short(payload, at)
     if flags & 0x0200:
-        message.reply_to, at = _read_short(data, at)
+        message.reply_to, at = read_short(payload, at)
     return message  # expiration, message id, timestamp, type, user, app: Celery gives them no meaning
 
 
@@ -347,10 +166,11 @@ class Receiver(Protocol):
 class ChannelReader:
     """Puts the frames of one channel together again; frames it does not know are left to the driver."""
 
-    __slots__ = ("_envelope", "_message", "_missing", "_pieces", "_receiver")
+    __slots__ = ("_envelope", "_message", "_missing", "_pieces", "_receiver", "_tables")
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self._tables = TableReader()
         self._envelope: Envelope | None = None
         self._message: Message | None = None
         self._pieces: list[bytes] = []
@@ -392,7 +212,7 @@ class ChannelReader:
         self._missing = _u64(payload, 4)[0]
         self._pieces = []
         try:
-            self._message = read_content(payload, 0, envelope.exchange, envelope.routing_key)
+            self._message = read_content(payload, envelope.exchange, envelope.routing_key, self._tables)
         except (DecodeError, struct.error, IndexError, KeyError, RecursionError):
             # Its frames are sound, its headers are not: the message still has to be settled.
             self._message = Message(

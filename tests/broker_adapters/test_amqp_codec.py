@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,12 +23,11 @@ from taskq.broker_adapters.amqp_codec import (
     ChannelReader,
     Envelope,
     frame_start,
-    read_table,
     write_ack,
     write_publish,
     write_requeue,
-    write_table,
 )
+from taskq.broker_adapters.amqp_tables import MOST_SHAPES, TableReader, read_table, write_table
 from taskq.broker_adapters.amqp_wire import Tap
 from taskq.errors import DecodeError, EncodeError
 from taskq.message import Message
@@ -190,6 +190,66 @@ def test_we_read_what_pamqp_writes(message: Message, headers: dict[str, Any], ba
 def test_tables_come_back_as_they_went(table: dict[str, Any]) -> None:
     data = write_table(table)
     assert read_table(data, 0) == (table, len(data))
+
+
+def changed(value: Any) -> None:
+    """As a task might leave what it was given."""
+    for item in [*value.values()] if isinstance(value, dict) else [*value]:
+        if isinstance(item, dict | list):
+            changed(item)
+    value.clear()
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"id": TEXT, "lang": st.just("py"), "index": st.integers(-5, 5), "limits": st.just([None, None])},
+            optional={"eta": st.none() | TEXT, "big": st.just(2**40), "stamps": st.just({}) | TABLE},
+        ),
+        max_size=30,
+    )
+)
+def test_a_reader_that_learns_reads_what_is_there(tables: list[dict[str, Any]]) -> None:
+    reader = TableReader()
+    for table in tables:
+        raw = b"before" + write_table(table) + b"behind"
+        found, end = reader.read(raw, 6)
+        assert (found, end) == read_table(raw, 6)
+        assert list(found) == list(table)
+        assert list(map(type, found.values())) == [type(value) for value in table.values()]
+        changed(found)
+
+
+def test_a_reader_remembers_few_shapes() -> None:
+    reader = TableReader()
+    for number in range(3 * MOST_SHAPES):
+        table = {f"name-{number}": number}
+        assert reader.read(write_table(table), 0)[0] == table
+    assert reader.shapes == MOST_SHAPES
+
+
+@given(TABLE, st.data())
+def test_a_reader_that_learned_survives_broken_tables(table: dict[str, Any], data: st.DataObject) -> None:
+    reader = TableReader()
+    raw = write_table({"id": "a", "n": 1, **table})
+    reader.read(raw, 0)
+    reader.read(write_table({"id": "b", "n": 2, **table}), 0)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    broken = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + 1 :]
+    try:
+        expected = read_table(broken, 0)
+    except (DecodeError, struct.error, IndexError, KeyError, RecursionError):
+        with pytest.raises((DecodeError, struct.error, IndexError, KeyError, RecursionError)):
+            reader.read(broken, 0)
+    else:
+        assert repr(reader.read(broken, 0)) == repr(expected)
+
+
+@pytest.mark.parametrize("values", [(1, True, 1.0), (0, False, 0.0), ([], {}, ""), ([1], [2], [1])])
+def test_what_is_equal_is_not_written_the_same(values: tuple[Any, ...]) -> None:
+    for value in values:
+        found, _ = read_table(write_table({"equal": value}), 0)
+        assert repr(found) == repr({"equal": value})
 
 
 @pytest.mark.parametrize("record", json.loads(GOLDEN.read_text())["data"], ids=lambda record: record["case"])
