@@ -41,7 +41,8 @@ def dumps(
                 "body_encoding": encoding,
                 "delivery_tag": delivery_tag,
             },
-        }
+        },
+        doubtful=message.headers,
     )
     if b'"__type__"' in raw:  # in a header: those in the body are escaped
         _check_readable(raw)
@@ -99,17 +100,17 @@ def _read(raw: bytes) -> Any:
 def _message(envelope: Any) -> Message:
     properties = _mapping(envelope, "the whole")["properties"]
     where = _mapping(properties, "properties")["delivery_info"]
-    message = Message(
-        headers=envelope.get("headers") or {},
-        body=_read_body(envelope["body"], properties.get("body_encoding")),
-        content_type=envelope["content-type"],
-        content_encoding=envelope.get("content-encoding") or "utf-8",
-        correlation_id=properties.get("correlation_id") or "",
-        reply_to=properties.get("reply_to") or "",
-        priority=properties.get("priority") or 0,
-        delivery_mode=properties.get("delivery_mode") or 2,
-        exchange=_mapping(where, "delivery_info")["exchange"],
-        routing_key=where["routing_key"],
+    message = Message(  # by place: names cost twice as much
+        envelope.get("headers") or {},
+        _read_body(envelope["body"], properties.get("body_encoding")),
+        envelope["content-type"],
+        envelope.get("content-encoding") or "utf-8",
+        properties.get("correlation_id") or "",
+        properties.get("reply_to") or "",
+        properties.get("priority") or 0,
+        properties.get("delivery_mode") or 2,
+        _mapping(where, "delivery_info")["exchange"],
+        where["routing_key"],
     )
     _mapping(message.headers, "headers")
     _check_texts(message)

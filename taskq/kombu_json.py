@@ -57,10 +57,11 @@ def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: C
     _decoders[name] = decode
 
 
-def json_dumps(value: Any) -> bytes:
+def json_dumps(value: Any, doubtful: Any = ...) -> bytes:
     """Write a value as kombu would.
 
-    An object with a method `__json__()` is replaced by what that returns, an Enum by its value.
+    An object with a method `__json__()` is replaced by what that returns, an Enum by its value. `doubtful` is the part
+    of it that may hold anything, where all else is known to be texts and integers.
 
     Raises:
         EncodeError: some part of it is of no known type, or it nests deeper than 254 levels.
@@ -70,7 +71,9 @@ def json_dumps(value: Any) -> bytes:
     except TypeError:  # orjson.JSONEncodeError is one: perhaps only orjson cannot
         return _dumps_completely(value)
     end = len(out) - len(_NO_LINKS) if out.endswith(_NO_LINKS) else len(out)
-    if (out.find(b"null", 0, end) >= 0 or _UUID_TEXT.search(out, 0, end)) and _is_written_otherwise(value):
+    if (out.find(b"null", 0, end) >= 0 or _UUID_TEXT.search(out, 0, end)) and _is_written_otherwise(
+        value if doubtful is ... else doubtful
+    ):
         return _dumps_completely(value)
     return out
 

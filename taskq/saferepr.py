@@ -16,6 +16,8 @@ def saferepr(value: Any, limit: int = MAX_LENGTH, levels: int = MAX_LEVELS) -> s
 
     Never raises: an object whose own repr fails is named by its type.
     """
+    if type(value) is dict and not value:  # the usual keyword arguments
+        return "{}"
     if _is_short_and_flat(value, limit):
         try:
             return repr(value)
