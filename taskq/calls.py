@@ -18,6 +18,8 @@ from taskq.signatures import Signature, as_signature, as_signatures, new_id
 from taskq.signing import sign
 
 _HOST = socket.gethostname()
+#: What a plain member of a group has; the others are looked for only where there are more.
+_OF_MEMBERS = frozenset(("task_id", "reply_to", "group_id", "group_index"))
 _DELIVERY_MODES: dict[int | str, int] = {1: 1, "transient": 1, 2: 2, "persistent": 2}
 
 
@@ -123,16 +125,15 @@ class CallBuilder:
         self, call: Call, signature: Signature[Any], task: TaskDefaults | None, parent: Request | None
     ) -> Mapping[str, Any]:
         """Set where it goes and how urgent it is; the options of the call with those its route adds."""
-        options = signature.options
-        wanted: dict[str, Any] = {}
-        if task is not None:
-            wanted = {"queue": task.queue, "priority": task.priority}
-        if parent is not None and self._conf.task_inherit_parent_priority and wanted.get("priority") is None:
-            wanted["priority"] = parent.delivery_info.get("priority")
-        missing = {
-            key: value for key, value in wanted.items() if value is not None and options.get(key) is None
-        }
-        asked = {**options, **missing} if missing else options
+        asked = options = signature.options
+        queue = None if task is None else task.queue
+        priority = None if task is None else task.priority
+        if parent is not None and self._conf.task_inherit_parent_priority and priority is None:
+            priority = parent.delivery_info.get("priority")
+        if queue is not None and options.get("queue") is None:
+            asked = {**asked, "queue": queue}
+        if priority is not None and options.get("priority") is None:
+            asked = {**asked, "priority": priority}
         route = self._router.route(signature.task, signature.args, signature.kwargs, asked)
         call.exchange, call.routing_key = route.exchange, route.routing_key
         call.priority = route.priority or 0
@@ -141,6 +142,8 @@ class CallBuilder:
     def _options(self, call: Call, options: Mapping[str, Any]) -> None:
         get = options.get
         call.group, call.group_index = get("group_id"), get("group_index")
+        if options.keys() <= _OF_MEMBERS:
+            return
         call.retries = get("retries") or 0
         call.shadow = get("shadow")
         call.argsrepr, call.kwargsrepr = get("argsrepr"), get("kwargsrepr")

@@ -57,13 +57,19 @@ def frozen(signature: Signature[Any], reply_to: str, start: int = 0) -> Signatur
     `reply_to` goes with it for later steps: their results are answered to the caller, not to a worker.
     `start` is the place of the first member of a group, or of a chord's header.
     """
+    if type(signature) is Signature:  # nearly always
+        return _frozen_task(signature, reply_to, {})
     if isinstance(signature, chain):
         return _frozen_chain(signature, reply_to)
     if isinstance(signature, group):
         return _frozen_group(signature, reply_to, start)
     if isinstance(signature, chord):
         return _frozen_chord(signature, reply_to, start)
-    options = {"task_id": new_id(), "reply_to": reply_to, **_given(signature.options)}
+    return _frozen_task(signature, reply_to, {})
+
+
+def _frozen_task(signature: Signature[Any], reply_to: str, place: Mapping[str, Any]) -> Signature[Any]:
+    options = {"task_id": new_id(), "reply_to": reply_to, **_given(signature.options), **place}
     return signature.replaced(options=options)
 
 
@@ -100,8 +106,11 @@ def _frozen_group(signature: "group[Any]", reply_to: str, start: int) -> Signatu
     group_id = signature.options.get("task_id") or new_id()
     members = []
     for index, member in enumerate(known(signature), start):
-        placed = frozen(member, reply_to)
-        members.append(placed.replaced(options={**placed.options, "group_index": index}))
+        if type(member) is Signature:
+            members.append(_frozen_task(member, reply_to, {"group_index": index}))
+        else:
+            placed = frozen(member, reply_to)
+            members.append(placed.replaced(options={**placed.options, "group_index": index}))
     return signature.replaced(tasks=tuple(members), options={**signature.options, "task_id": group_id})
 
 
@@ -197,7 +206,11 @@ def _lowered_group(signature: "group[Any]") -> Lowered:
     result = Lowered()
     for index, task in enumerate(dissolved(signature.replaced(options=shared))):
         place = {"group_id": group_id, "group_index": task.options.get("group_index", index)}
-        result.add(lowered(task.replaced(options={**task.options, **place})))
+        placed = task.replaced(options={**task.options, **place})
+        if type(placed) is Signature:
+            result.signatures.append(placed)
+        else:
+            result.add(lowered(placed))
     return result
 
 

@@ -159,6 +159,8 @@ class Signature(Generic[R]):
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """celery-protocol.md 5.2: new arguments come first, options in `_KEPT` stay."""
+        if not (args or kwargs or options):
+            return self
         merged = self.options
         if options:
             kept = {key: value for key, value in merged.items() if key in _KEPT}
