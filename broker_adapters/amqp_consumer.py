@@ -42,12 +42,8 @@ class AmqpConsumer:
 
     def __init__(self, parts: Parts, queues: Sequence[str], prefetch: int) -> None:
         link = self._link = parts.link
-        self._sender, self._topology, self._deaths, self._dead = (
-            parts.sender,
-            parts.topology,
-            parts.deaths,
-            parts.dead,
-        )
+        self._sender, self._topology = parts.sender, parts.topology
+        self._deaths, self._dead = parts.deaths, parts.dead
         self._window = Window(prefetch, link.config.held_bytes)
         self._subscription = Subscription(link.config.name, queues, prefetch)
         self._session = Session()
@@ -147,7 +143,7 @@ class AmqpConsumer:
         before = self._window.size
         self._window.resize(prefetch)
         if self._window.size != before:
-            await self._subscription.resize(self._channel, self._window.size)
+            await self._let_come(self._window.size)
 
     @property
     def _channel(self) -> DataChannel | None:
@@ -251,15 +247,21 @@ class AmqpConsumer:
                 await self._rebalance()
             except OperationalError as error:
                 log.info("another channel is opened: %s", error)
-                self._lost.set()
+
+    async def _let_come(self, size: int) -> None:
+        self._window.size = size
+        try:
+            await self._subscription.resize(self._channel, size)
+        except OperationalError:
+            self._lost.set()  # who knows what is consumed now
+            raise
 
     async def _rebalance(self) -> None:
         session, window = self._session, self._window
         size = window.wanted(session.bytes, len(session.held) - len(self._waiting.excess))
         if size != window.size:
             log.debug("up to %d messages are let come: those held have %d bytes", size, session.bytes)
-            window.size = size
-            await self._subscription.resize(self._channel, size)
+            await self._let_come(size)
         if excess := list(self._waiting.excess):
             await self._take_off(self._alive(excess))
             gone = set(excess)

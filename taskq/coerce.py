@@ -190,6 +190,16 @@ def _check_names(value: Any) -> tuple[str, ...]:
     return tuple(_PLAIN[str].check(item) for item in value)
 
 
+def _check_range(value: Any) -> tuple[int, int]:
+    parts = [int(part) for part in _split(value)] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not 1 <= len(parts) <= 2:
+        raise ValueError
+    most, least = max(map(_instance(int), parts)), min(*parts, *([] if len(parts) == 2 else [0]))
+    if least < 0 or most < 1:
+        raise ValueError
+    return most, max(1, least)
+
+
 def _check_url(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ";".join(_check_url(item) for item in value)
@@ -209,6 +219,11 @@ Amount: TypeAlias = Annotated[int, _at_least(0)]
 #: Several names: a list, or text separated by commas.
 Names: TypeAlias = Annotated[
     tuple[str, ...], Kind("names (a list, or text separated by commas)", _check_names, _split)
+]
+#: The most and the fewest of something, the other way round as well; one number is the most, and 1 is the fewest.
+Range: TypeAlias = Annotated[
+    tuple[int, int],
+    Kind("a range MAX,MIN of whole numbers (MAX at least 1)", _check_range, _check_range),
 ]
 #: A URL, or several for failover: a list, or text separated by `;`.
 Url: TypeAlias = Annotated[str, Kind("a URL, or several (a list, or text separated by `;`)", _check_url, str)]

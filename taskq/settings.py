@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from taskq.coerce import Amount, Count, Names, Seconds, Url
+from taskq.coerce import Amount, Count, Names, Range, Seconds, Url
 from taskq.layers import Layered, Source
 from taskq.sources import load_environment, load_pyproject
 
@@ -147,8 +147,10 @@ class Settings(Layered):
 
     # --- Worker ---
 
-    worker_concurrency: Count = 100
-    """How many tasks run at once, async and plain ones together. (Celery: the number of processors.)"""
+    worker_concurrency: Count | Literal["auto"] = 100
+    """How many tasks run at once, async and plain ones together; `auto`: from 10 to 1000, as many as are needed and the event loop can carry. (Celery: the number of processors.)"""
+    worker_autoscale: Range | None = None
+    """The most and the fewest tasks that run at once, `MAX,MIN`: the number follows the load between them; `worker_concurrency` does not count then."""
     worker_threads: Count = 16
     """How many plain (not async) tasks run at once, each in a thread."""
     worker_pool_processes: Count | None = None

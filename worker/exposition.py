@@ -68,6 +68,7 @@ class Exposition(Collector):
             ("taskq_live", "1 while the worker is alive and consuming.", not health.why_dead()),
             ("taskq_ready", "1 while it takes tasks.", not health.why_not_ready()),
             ("taskq_broker_up", "1 while the broker can be reached.", health.connected),
+            ("taskq_slots", "How many may run at once.", vitals.runner.concurrency),
             ("taskq_held", "Messages in the worker's hands.", len(vitals.custody)),
             ("taskq_held_bytes", "Bytes of their bodies.", vitals.custody.bytes),
             ("taskq_later", "Of these, those that wait for their eta.", vitals.intake.waiting),

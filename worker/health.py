@@ -153,6 +153,7 @@ class Health:
                 {"id": job.request.id, "task": job.request.name, "seconds": round(now - job.started, 1)}
                 for job in sorted(vitals.runner.running.copy(), key=lambda job: job.started)
             ],
+            "slots": vitals.runner.concurrency,
             "held": len(vitals.custody),
             "held_bytes": vitals.custody.bytes,
             "later": vitals.intake.waiting,

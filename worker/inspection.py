@@ -171,7 +171,10 @@ def stats(panel: Panel, **_: Any) -> Data:
         "put-guarded-by-semaphore": False,
         "timeouts": [panel.app.conf.task_soft_time_limit or 0, panel.app.conf.task_time_limit or 0],
     }
+    bounds = panel.autoscaler.bounds
+    current = {"current": panel.runner.concurrency, "qty": len(panel.revoker.everything())}
     return {
+        **({} if bounds is None else {"autoscaler": {"max": bounds.most, "min": bounds.least, **current}}),
         "total": dict(panel.runner.started),
         "pid": os.getpid(),
         "clock": str(panel.app.clock.value),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from taskq.app import TaskQ
 from taskq.broker import Broker, Consumer
+from taskq.worker.autoscaler import Autoscaler
 from taskq.worker.events import EventSender, TaskEvents
 from taskq.worker.intake import Intake
 from taskq.worker.revoker import Revoker
@@ -34,6 +35,7 @@ class Panel:
     intake: Intake
     throttle: Throttle
     runner: Runner
+    autoscaler: Autoscaler
     revoker: Revoker
     events: EventSender
     log: RunLog

@@ -194,6 +194,11 @@ class Runner:
         """How many may run at the same time."""
         return self._concurrency
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a job waits for no more than one of these."""
+        return bool(self._ready) and len(self.running) >= self._concurrency
+
     def resize(self, concurrency: int) -> None:
         """So many may run from now on; those that run go on."""
         self._concurrency = concurrency

@@ -175,31 +175,32 @@ async def cancel_consumer(panel: Panel, queue: str, **_: Any) -> Reply:
 
 
 @command("control")
-def pool_grow(panel: Panel, n: int = 1, **_: Any) -> Reply:
+async def pool_grow(panel: Panel, n: int = 1, **_: Any) -> Reply:
     """Run more tasks at the same time."""
-    _resize(panel, _count(n))
+    if panel.autoscaler.bounds is not None:
+        return {"error": "pool_grow is not supported with autoscale. Adjust autoscale range instead."}
+    await panel.autoscaler.resize(panel.runner.concurrency + _count(n))
     return {"ok": "pool will grow"}
 
 
 @command("control")
-def pool_shrink(panel: Panel, n: int = 1, **_: Any) -> Reply:
+async def pool_shrink(panel: Panel, n: int = 1, **_: Any) -> Reply:
     """Run fewer tasks at the same time."""
+    if panel.autoscaler.bounds is not None:
+        return {"error": "pool_shrink is not supported with autoscale. Adjust autoscale range instead."}
     if panel.runner.concurrency <= _count(n):
         raise ValueError("Can't shrink pool. All processes busy!")
-    _resize(panel, -n)
+    await panel.autoscaler.resize(panel.runner.concurrency - n)
     return {"ok": "pool will shrink"}
 
 
-def _resize(panel: Panel, n: int) -> None:
-    before = panel.runner.concurrency
-    panel.runner.resize(before + n)
-    panel.intake.resize(panel.intake.capacity * (before + n) // before)
-
-
 @command("control")
-def autoscale(_panel: Panel, max: int | None = None, min: int | None = None, **_: Any) -> Reply:  # noqa: A002, ARG001 - Celery's arguments
-    """Not here: a worker has one size."""
-    raise ValueError("Autoscale not enabled")
+async def autoscale(panel: Panel, max: int | None = None, min: int | None = None, **_: Any) -> Reply:  # noqa: A002 - Celery's arguments
+    """Other bounds for how many tasks run at the same time."""
+    most = None if max is None else _count(max)
+    least = None if min is None else _count(min or 1)  # Celery's fewest may be none
+    bounds = await panel.autoscaler.move(most, least)
+    return {"ok": f"autoscale now max={bounds.most} min={bounds.least}"}
 
 
 @command("control")

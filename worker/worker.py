@@ -18,6 +18,7 @@ from taskq.layers import Source
 from taskq.settings import Settings
 from taskq.store import ResultStore
 from taskq.worker.admission import Admission
+from taskq.worker.autoscaler import Autoscaler, Slots, size_of
 from taskq.worker.completer import Completer
 from taskq.worker.custody import Custody
 from taskq.worker.effects import Effects
@@ -62,7 +63,7 @@ class Worker:
     Args:
         app: whose tasks, settings and connections.
         queues: names of the queues to take from; default the app's own.
-        concurrency: how many tasks run at the same time; default `worker_concurrency`.
+        concurrency: how many tasks run at the same time; default `worker_autoscale` or `worker_concurrency`.
         threads: how many of them may be plain functions; default `worker_threads`.
         hostname: the node name, `name@host`.
         grace: seconds that running tasks have when the worker is to stop; default `worker_grace`.
@@ -85,7 +86,8 @@ class Worker:
         conf = app.conf
         self.app = app
         self.queues = list(queues or app.router.queues)
-        self.concurrency = concurrency or conf.worker_concurrency
+        #: Slots at the start, and between which bounds their number changes (None: it does not).
+        self.concurrency, self.bounds = size_of(conf, concurrency)
         self.threads = threads or conf.worker_threads
         self.pool_processes = conf.worker_pool_processes or available_processors()
         self.hostname = hostname or f"celery@{socket.gethostname()}"
@@ -120,24 +122,13 @@ class Worker:
         try:
             connection = self.app.shared_connection()
             broker, store = await connection.open_broker(), await connection.open_store()
-            consumer = await broker.consume(self.queues, prefetch=self.capacity + self.later(broker))
+            slots = Slots.of(self.concurrency, self.app.conf, broker.features)
+            consumer = await broker.consume(self.queues, prefetch=slots.prefetch)
             self._parts = _Parts(self, broker, store, consumer)
             await self._work(self._parts)
         finally:
             await self.app.close()
             await signals.worker_shutdown.send(self)
-
-    @property
-    def capacity(self) -> int:
-        """How many deliveries may be held: `concurrency` times `worker_prefetch_multiplier`; 0 means as many as may wait for an eta."""
-        return (
-            self.concurrency * self.app.conf.worker_prefetch_multiplier or self.app.conf.worker_eta_task_limit
-        )
-
-    def later(self, broker: Broker) -> int:
-        """How many may wait for their eta here: few where the broker delays by itself, and only late comers do."""
-        limit = self.app.conf.worker_eta_task_limit
-        return min(limit, self.capacity) if broker.features.delays else limit
 
     async def _work(self, parts: "_Parts") -> None:
         await parts.remote.open()
@@ -147,6 +138,7 @@ class Worker:
         tasks = [intake, stopping, completer]
         parts.watchdog.start()
         parts.remote.start()
+        parts.autoscaler.start()
         if parts.observer is not None:
             parts.observer.start()
         try:
@@ -162,6 +154,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            parts.autoscaler.stop()
             await parts.remote.close()
             parts.threads.close()
             await parts.processes.close()
@@ -180,6 +173,7 @@ class Worker:
         if parts.observer is not None:
             parts.observer.health.stopping()
         intake.cancel()
+        parts.autoscaler.stop()
         await asyncio.wait([intake])
         parts.intake.close()
         loop = asyncio.get_running_loop()
@@ -232,8 +226,7 @@ class _Parts:
     """The parts of a running worker, wired."""
 
     def __init__(self, worker: Worker, broker: Broker, store: ResultStore, consumer: Consumer) -> None:
-        loop = asyncio.get_running_loop()
-        app, conf = worker.app, worker.app.conf
+        loop, app, conf = asyncio.get_running_loop(), worker.app, worker.app.conf
         self.revocations = Revocations()
         log = self._log(conf)
         self.consumer = consumer
@@ -260,6 +253,7 @@ class _Parts:
             self.runner.add, conf.task_default_rate_limit, enabled=not conf.worker_disable_rate_limits
         )
         self.intake = self._intake(worker, broker, verdict)
+        self.autoscaler = Autoscaler(self.runner, self.intake, consumer, conf, broker, worker.bounds)
         revoker = Revoker(
             broker,
             self.custody,
@@ -273,6 +267,7 @@ class _Parts:
         self.observer = observer_of(app, lambda: self._vitals(worker), worker.number)
 
     def _intake(self, worker: Worker, broker: Broker, verdict: Verdict) -> Intake:
+        slots = Slots.of(worker.concurrency, worker.app.conf, broker.features)
         return Intake(
             broker,
             self.consumer,
@@ -282,10 +277,10 @@ class _Parts:
             self.custody,
             revocations=self.revocations,
             put=self.completer.put,
-            capacity=worker.capacity,
+            capacity=slots.held,
             max_bytes=worker.app.conf.worker_held_bytes,
             horizon=worker.app.conf.eta_horizon,
-            later=worker.later(broker),
+            later=slots.later,
             now=now,
             log=verdict.log,
         )
@@ -331,6 +326,7 @@ class _Parts:
             self.intake,
             self.throttle,
             self.runner,
+            self.autoscaler,
             revoker,
             EventSender(broker.bus, EventWriter(conf, worker.app.clock, worker.hostname), self._facts),
             log,

@@ -77,6 +77,7 @@ def _facts(worker: Worker, found: FoundApp) -> dict[str, Any]:
         "results": "same" if results == conf.broker_url else mask(results),
         "queues": worker.queues,
         "concurrency": worker.concurrency,
+        "autoscale": None if worker.bounds is None else [worker.bounds.most, worker.bounds.least],
         "threads": worker.threads,
         "lease": conf.lease_seconds,
         "grace": worker.grace,
@@ -97,7 +98,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     )
     yield "results", facts["results"], ""
     yield "queues", ", ".join(facts["queues"]), ""
-    slots = f"{facts['concurrency']} async / {facts['threads']} threads"
+    most, least = facts["autoscale"] or (0, 0)
+    number = f"{least} to {most}" if most else facts["concurrency"]
+    slots = f"{number} async / {facts['threads']} threads"
     yield "slots", f"{slots}    lease {facts['lease']:g}s    grace {facts['grace']:g}s", ""
     yield "tasks", _listed(facts["tasks"]), ""
 

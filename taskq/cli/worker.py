@@ -18,6 +18,7 @@ from taskq.cli.banner import Banner
 from taskq.cli.nodes import node_name
 from taskq.cli.params import duration, names
 from taskq.cli.state import Command, get_state
+from taskq.coerce import Range, parse
 from taskq.finder import FoundApp
 from taskq.layers import Source
 from taskq.worker.logs import LogFormat, setup_logging, wants_colour
@@ -58,6 +59,22 @@ def _processes(text: str) -> int:
     return int(text)
 
 
+def _concurrency(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not int(text):
+        raise click.BadParameter("a number from 1 on, or auto")
+    return int(text)
+
+
+def _autoscale(text: str) -> tuple[int, int]:
+    try:
+        found: tuple[int, int] = parse(Range, text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MAX,MIN, as in 10,3") from None
+    return found
+
+
 @click.command(cls=Command, epilog=_SIGNALS)
 @click.option(
     "-Q",
@@ -66,7 +83,19 @@ def _processes(text: str) -> int:
     metavar="NAMES",
     help="queues to take from, by comma; default: all of the app",
 )
-@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="tasks that run at once (100)")
+@click.option(
+    "-c",
+    "--concurrency",
+    type=_concurrency,
+    metavar="N|auto",
+    help="tasks that run at once (100); auto: as many as are needed and the event loop can carry",
+)
+@click.option(
+    "--autoscale",
+    type=_autoscale,
+    metavar="MAX,MIN",
+    help="instead: between MIN and MAX tasks at once, by load",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="of these, plain (not async) ones (16)")
 @click.option(
     "-E",
@@ -127,6 +156,8 @@ def worker(
 
     taskq worker -A proj -Q celery,priority.high -c 100
     """
+    if options["autoscale"] is not None and options["concurrency"] is not None:
+        raise click.UsageError("--autoscale and --concurrency exclude each other")
     if processes > 1:
         setup_logging(logging.INFO, log_format, worker="supervisor", colour=wants_colour(sys.stderr))
         return Supervisor(_child_command, processes).run()
@@ -165,6 +196,8 @@ def _override(app: TaskQ, options: dict[str, Any]) -> None:
                 Source.COMMAND_LINE,
                 f"option --{option.replace('_', '-')}",
             )
+    if options["concurrency"] is not None:  # it wins over a range from elsewhere
+        app.conf.set_from({"worker_autoscale": None}, Source.COMMAND_LINE, "option --concurrency")
 
 
 async def _work(

@@ -70,6 +70,64 @@ def test_the_banner_tells_what_people_look_for(shop: Path) -> None:
     ]
 
 
+def test_the_number_of_slots_follows_the_load(shop: Path) -> None:
+    (shop / "tasks.py").write_text(
+        'import asyncio\nfrom taskq import TaskQ\napp = TaskQ("tasks", broker="sqlite:///queue.db")\n'
+        "@app.task\nasync def wait():\n    await asyncio.sleep(60)\n"
+    )
+    with running_taskq("worker", "--autoscale", "4,1", "-n", "w@h", "--grace", "0", folder=shop) as worker:
+        worker.says("ready.")
+        assert "  slots    1 to 4 async / 16 threads    lease 30s    grace 0s" in worker.lines
+        for _ in range(6):
+            assert run_taskq("call", "tasks.wait", folder=shop).returncode == 0
+        worker.says("4 slots instead of 2")
+        told = run_taskq("control", "autoscale", "3", "2", "-t", "10s", "-d", "w@h", folder=shop)
+        assert told.stdout.startswith("->  w@h: OK\n        autoscale now max=3 min=2\n"), told.stderr
+        worker.says("3 slots instead of 4")
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--autoscale", "0"), "'0' is not MAX,MIN, as in 10,3"),
+        (("--autoscale", "ten,3"), "'ten,3' is not MAX,MIN, as in 10,3"),
+        (("--autoscale", "10,3,1"), "'10,3,1' is not MAX,MIN, as in 10,3"),
+        (("--autoscale", "10,-1"), "'10,-1' is not MAX,MIN, as in 10,3"),
+        (("--autoscale", "10,3", "-c", "5"), "--autoscale and --concurrency exclude each other"),
+        (("--autoscale", "10,3", "-c", "5", "--processes", "2"), "exclude each other"),
+        (("-c", "many"), "a number from 1 on, or auto"),
+        (("-c", "0"), "a number from 1 on, or auto"),
+    ],
+)
+def test_sizes_that_make_no_sense(taskq: Taskq, options: tuple[str, ...], problem: str) -> None:
+    said = taskq("worker", *options)
+    assert (said.code, said.out) == (2, "")
+    assert problem in said.err
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("options", "slots"),
+    [
+        (("--autoscale", "3,10"), "3 to 10 async"),
+        (("--autoscale", "10"), "1 to 10 async"),
+        (("-c", "auto"), "10 to 1000 async"),
+        (("-c", "7"), "7 async"),
+        ((), "2 to 9 async"),
+    ],
+)
+def test_the_command_line_wins_over_the_settings(
+    taskq: Taskq, folder: Path, options: tuple[str, ...], slots: str
+) -> None:
+    program = ENDS_BY_ITSELF.replace("{signal}", "SIGTERM")
+    (folder / "proj.py").write_text(
+        program.replace('include=["more', 'worker_autoscale="9,2", include=["more')
+    )
+    assert f"  slots    {slots} / 16 threads" in taskq("worker", "-A", "proj", *options).err
+
+
 def test_json_lines_have_the_tasks_fields(shop: Path) -> None:
     with running_taskq("-A", "tasks", "worker", "--log-format", "json", "-n", "w@h", folder=shop) as worker:
         worker.says("ready.")

@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from taskq.coerce import Amount, Count, Names, Seconds, Url, coerce, describe, parse
+from taskq.coerce import Amount, Count, Names, Range, Seconds, Url, coerce, describe, parse
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,12 @@ from taskq.coerce import Amount, Count, Names, Seconds, Url, coerce, describe, p
         (Names, ["a", "b"], ("a", "b")),
         (Names, {"a"}, ("a",)),
         (Names, "a, b", ("a", "b")),
+        (Range, (10, 3), (10, 3)),
+        (Range, [3, 10], (10, 3)),
+        (Range, "10,3", (10, 3)),
+        (Range, "10", (10, 1)),
+        (Range, "10,0", (10, 1)),
+        (Count | Literal["auto"], "auto", "auto"),
         (Url, "redis://h", "redis://h"),
         (Url, ["redis://a", "redis://b"], "redis://a;redis://b"),
         (dict[str, Any], {"a": 1}, {"a": 1}),
@@ -51,6 +57,10 @@ def test_values_of_the_type_are_taken(annotation: Any, value: Any, held: Any) ->
         (float, "3", "expected a number"),
         (str, None, "expected text"),
         (Count, 0, "expected a whole number of at least 1"),
+        *[
+            (Range, value, "expected a range MAX,MIN of whole numbers")
+            for value in (10, (10, 3, 1), (), (0, 0), (10, -1), (True, 1), "a,b", "", {10: 3})
+        ],
         (Count | None, "", "expected None or a whole number of at least 1"),
         (Seconds, -1, "expected seconds"),
         (Seconds, float("nan"), "expected seconds"),

@@ -96,7 +96,7 @@ def test_an_unknown_name_is_refused_with_the_near_one() -> None:
 def test_a_wrong_type_names_setting_value_place_and_what_is_expected() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^setting worker_concurrency = '8' \(app.conf.update\): expected a whole number of at least 1$",
+        match=r"^setting worker_concurrency = '8' \(app.conf.update\): expected a whole number of at least 1 or 'auto'$",
     ):
         Settings().update(worker_concurrency="8")
 

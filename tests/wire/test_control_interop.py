@@ -52,6 +52,23 @@ async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path
             assert process.wait(30) == 0, process.output
 
 
+@pytest.mark.timeout(120)
+async def test_the_celery_command_sets_the_range_of_slots(url: str, folder: Path) -> None:
+    with worker(url, folder, "--autoscale", "20,2") as process:
+
+        async def ask(*words: str) -> Any:
+            return await asyncio.to_thread(asked, folder, *words)
+
+        assert await ask("control", "autoscale", "10", "3") == {"ok": "autoscale now max=10 min=3"}
+        process.says("3 slots instead of 2")
+        stats = await ask("inspect", "stats")
+        assert stats["autoscaler"] == {"max": 10, "min": 3, "current": 3, "qty": 0}
+        told = await asyncio.to_thread(
+            celery, folder, "control", "pool_grow", "2", "-d", NODE, "--timeout", "10"
+        )
+        assert "pool_grow is not supported with autoscale. Adjust autoscale range instead." in told.stdout
+
+
 @pytest.mark.timeout(180)
 async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celery_worker: str) -> None:
     async with TaskQ("proj", broker=url, backend="memory://x") as app:

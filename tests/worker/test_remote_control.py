@@ -425,6 +425,28 @@ async def test_the_number_of_slots_changes(site: Site) -> None:
     assert "no number" in (await site.tell("pool_grow", n="many"))["error"]
 
 
+async def test_the_range_of_slots_changes(place: Place) -> None:
+    caller = place.app()
+    async with place.app(worker_autoscale="10,3") as app, caller, running(app, hostname=NODE) as worker:
+        site = Site(app, caller, worker)
+        assert await site.tell("autoscale", max=20, min=5) == {"ok": "autoscale now max=20 min=5"}
+        stats = await site.tell("stats")
+        assert stats["autoscaler"] == {"max": 20, "min": 5, "current": 5, "qty": 0}
+        assert stats["pool"]["max-concurrency"] == 5
+        assert await site.tell("autoscale", max=4, min=0) == {"ok": "autoscale now max=4 min=1"}
+        assert (await site.tell("stats"))["autoscaler"]["current"] == 4
+        assert await site.tell("autoscale", max=6) == {"ok": "autoscale now max=6 min=1"}
+        assert await site.tell("autoscale", max=2, min=3) == {
+            "error": "ValueError('max=2 is less than min=3')"
+        }
+        assert "no number" in (await site.tell("autoscale", max="many"))["error"]
+        assert (await site.tell("stats"))["autoscaler"]["max"] == 6
+        for command in ("pool_grow", "pool_shrink"):
+            assert await site.tell(command, n=1) == {
+                "error": f"{command} is not supported with autoscale. Adjust autoscale range instead."
+            }
+
+
 @pytest.mark.parametrize(
     ("command", "error"),
     [
