@@ -44,6 +44,7 @@ class Completer:
         consumer: the one that made the deliveries.
         settled: told of every delivery whose custody has ended.
         lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
+        unsent: what comes of a message that can never be published.
         sent: told of every message that was published, if given.
     """
 
@@ -55,6 +56,7 @@ class Completer:
         *,
         settled: Callable[[Sequence[Delivery]], None],
         lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
+        unsent: Callable[[Message, Exception], Awaitable[Outcome]],
         sent: Callable[[Sequence[Message]], Awaitable[None]] | None = None,
     ) -> None:
         self._broker = broker
@@ -62,6 +64,7 @@ class Completer:
         self._consumer = consumer
         self._settled = settled
         self._lost = lost
+        self._unsent = unsent
         self._sent = sent
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -94,6 +97,10 @@ class Completer:
         done = self._loop.create_future()
         self._add(_Entry(acknowledge=delivery, done=done))
         return done
+
+    async def save(self, result: TaskResult) -> None:
+        """Store one state now: for what is decided while outcomes are carried out."""
+        await self._save([result])
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         """Have a part return to its chord; see `ResultStore.join`."""
@@ -207,17 +214,19 @@ class Completer:
                 raise error
 
     async def _give_up(self, messages: Sequence[tuple[Message, Exception]]) -> None:
-        """Those without a queue become dead letters; who waits for them learns of it."""
-        letters, results = [], []
+        """Those without a queue become dead letters; all that waits for them learns of it."""
+        letters = []
         for message, error in messages:
-            task_id = task_id_of(message)
-            logger.error("dead       %s  cannot be sent: %s", task_id, error)
-            results.append(failure_of(str(task_id), error, reply_to=message.reply_to))
+            logger.error("dead       %s  cannot be sent: %s", task_id_of(message), error)
             if not isinstance(error, EncodeError):
                 letters.append(DeadLetter(new_id(), message.routing_key, str(error), now(), message))
         if letters:
             await self._broker.bury(letters)
-        await self._save(results)
+        for message, error in messages:
+            outcome = await self._unsent(message, error)
+            await self._save(outcome.results)
+            if outcome.follow is not None:
+                await self._send([outcome.follow])
 
     async def _settle(self, early: list[Delivery], outcomes: Sequence[Outcome]) -> None:
         ack = early + [outcome.delivery for outcome in outcomes if outcome.settle is Settle.ACK]

@@ -10,6 +10,7 @@ from taskq import signals, states
 from taskq.app import TaskQ
 from taskq.errors import (
     ChordError,
+    DecodeError,
     Ignore,
     NotRegistered,
     Reject,
@@ -22,7 +23,8 @@ from taskq.errors import (
 )
 from taskq.failures import encode_exception
 from taskq.hooks import Hooks
-from taskq.protocol import task_id_of
+from taskq.message import Delivery, Message
+from taskq.protocol import decode, task_id_of
 from taskq.request import Request
 from taskq.retries import is_retried, retry_by_itself
 from taskq.store import TaskResult
@@ -164,6 +166,18 @@ class Verdict:
         outcome.results = [failure]
         if request is not None:
             await self._failed_after(request, outcome, failure, refused.error, None)
+        return outcome
+
+    async def unsent(self, message: Message, error: Exception) -> Outcome:
+        """A follow-up that can never be sent fails, and with it what waits for it."""
+        failure = failure_of(str(task_id_of(message)), error, reply_to=message.reply_to)
+        outcome = Outcome(Delivery(message, message.routing_key, None), [failure])
+        try:
+            conf = self._conf
+            request = decode(message, frozenset(conf.accept_content), max_inflated=conf.max_inflated_bytes)
+        except DecodeError:
+            return outcome
+        await self._failed_after(request, outcome, failure, error, None)
         return outcome
 
     async def _failed_after(

@@ -12,6 +12,7 @@ from taskq import (
     ConfigError,
     GroupResult,
     Ignore,
+    Request,
     Signature,
     SoftTimeLimitExceeded,
     StampingVisitor,
@@ -22,6 +23,7 @@ from taskq import (
     chord,
     group,
 )
+from taskq.errors import Unroutable
 from taskq.results import result_from_tuple
 from tests.harness import Place, running
 from tests.polling import eventually
@@ -226,6 +228,41 @@ async def test_whatever_keeps_a_follow_up_from_being_sent_is_a_failure(place: Pl
         for header, body in (([fine.s()], lost), ([fine.s(), replaced.s() | fine.s()], fine.s())):
             with pytest.raises(ChordError, match="no such place"):
                 await value(chord(header, body))
+
+
+@pytest.fixture
+def told(app: TaskQ) -> list[str]:
+    """What errbacks of either style were called with."""
+    calls: list[str] = []
+
+    @app.task(name="new")
+    async def new(request: Request, exc: Exception, traceback: str | None) -> None:
+        result = await app.AsyncResult(request.id).refresh()
+        calls.append(f"new {type(exc).__name__} {result.state}")
+
+    @app.task(name="old")
+    async def old(task_id: str) -> None:
+        calls.append("old")
+
+    return calls
+
+
+async def test_what_waits_for_a_task_that_no_queue_takes_learns_of_it(
+    app: TaskQ, same: AnyTask, told: list[str]
+) -> None:
+    lost = same.s().set(exchange="nowhere", routing_key="nobody")
+    after = same.s(1) | lost | same.s()
+    errbacks = app.signature("new"), app.signature("old")
+    async with running(app):
+        with pytest.raises(Unroutable, match="nowhere"):
+            await value(after.link_error(*errbacks))
+        await eventually(lambda: sorted(told) == ["new Unroutable FAILURE", "old"])
+        told.clear()
+        for made in (after, same.s(1) | lost, chord([same.s(1)], same.s()) | lost | same.s()):
+            with pytest.raises(ChordError, match="Unroutable"):
+                await value(chord([same.s(1), made], same.s()).link_error(*errbacks))
+            await eventually(lambda: sorted(told) == ["new ChordError FAILURE", "old"])
+            told.clear()
 
 
 # == changing
