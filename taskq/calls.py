@@ -153,7 +153,10 @@ class CallBuilder:
         call.callbacks = _wire(get("link"))
         call.errbacks = _wire(get("link_error"))
         chain = get("chain")
-        call.chain = None if chain is None else [as_signature(step).to_dict() for step in chain]
+        # Steps that came by the wire go on as they are: a long line is not taken apart at each of its steps.
+        call.chain = chain and [
+            step if type(step) is dict else as_signature(step).to_dict() for step in chain
+        ]
         chord = get("chord")
         call.chord = None if chord is None else as_signature(chord).to_dict()
         stamped = get("stamped_headers")

@@ -350,8 +350,13 @@ def _steps(members: Iterable[AnySignature], app: Sender | None) -> list[Signatur
     steps: list[Signature[Any]] = []
     for member in members:
         signature = as_signature(member, app)
-        for step in undone(signature) if isinstance(signature, chain) else (signature,):
-            _append(steps, step)
+        if not isinstance(signature, chain):
+            _append(steps, signature)
+        elif steps:
+            for step in undone(signature):
+                _append(steps, step)
+        else:  # in order among themselves: a long line of pipes costs little
+            steps += undone(signature)
     return steps
 
 

@@ -29,7 +29,7 @@ def _draw(graph: Graph, signature: Signature[Any], after: Sequence[str], kind: s
             ends = _draw(graph, signature.body, ends)
     else:
         node_id = signature.options.get("task_id") or new_id()
-        ends = [graph.add(Node(node_id, repr(signature)), after, kind)]
+        ends = [graph.add(Node(node_id, repr(signature), name=signature.task), after, kind)]
     for option, name in (("link", "callback"), ("link_error", "errback")):
         for link in as_signatures(signature.options.get(option)):
             _draw(graph, link, ends, name)

@@ -1,8 +1,9 @@
 """A workflow as a graph: tasks with their states, and what goes on to what; as text and in Graphviz's language."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from taskq import states
 
@@ -22,12 +23,16 @@ RUNNING: Final = COLOURS[states.STARTED]
 
 @dataclass(slots=True)
 class Node:
-    """A task. `state` is "" where nobody has looked; `note` is a further line about it, such as its value."""
+    """A task. `state` is "" where nobody has looked; `note` is a further line about it, such as its value.
+
+    `name` is that of the task, "" where it is not known.
+    """
 
     id: str
     label: str
     state: str = ""
     note: str = ""
+    name: str = ""
 
     @property
     def colour(self) -> str:
@@ -35,7 +40,7 @@ class Node:
         return COLOURS.get(self.state, RUNNING)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Edge:
     """`kind` is what makes the second follow: "" for the line of work, "callback" or "errback"."""
 
@@ -49,31 +54,57 @@ class Graph:
     """Tasks in the order they were met, and the edges between them."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
-    edges: list[Edge] = field(default_factory=list)
+    #: Of each task: what it follows, with the kind of the edge.
+    before: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def edges(self) -> list[Edge]:
+        """All edges, in the order of the tasks they lead to."""
+        return [
+            Edge(start, end, kind) for end, starts in self.before.items() for start, kind in starts.items()
+        ]
 
     def add(self, node: Node, after: Iterable[str] = (), kind: str = "") -> str:
         """Add a task that follows others; its id."""
         self.nodes.setdefault(node.id, node)
+        before = self.before.setdefault(node.id, {})
         for start in after:
-            if not any(edge.start == start and edge.end == node.id for edge in self.edges):
-                self.edges.append(Edge(start, node.id, kind))
+            before.setdefault(start, kind)
         return node.id
 
     def roots(self) -> list[Node]:
         """Tasks that follow no other."""
-        followers = {edge.end for edge in self.edges}
-        return [node for node in self.nodes.values() if node.id not in followers]
+        return [node for node in self.nodes.values() if not self.before.get(node.id)]
+
+    def folded(self, most: int = 10) -> "Graph":
+        """The same with one box for more than `most` alike: of one task and state, that follow and lead to the same."""
+        after: dict[str, set[tuple[str, str]]] = {}
+        for edge in self.edges:
+            after.setdefault(edge.start, set()).add((edge.end, edge.kind))
+        alike: dict[Any, list[str]] = {}
+        for node in self.nodes.values():
+            around = frozenset(self.before[node.id].items()), frozenset(after.get(node.id, ()))
+            alike.setdefault((node.name or node.id, node.state, *around), []).append(node.id)
+        instead = {one: ids[0] for ids in alike.values() if len(ids) > most for one in ids}
+        counts = Counter(instead.values())
+        graph = Graph()
+        for node in self.nodes.values():
+            if instead.get(node.id, node.id) != node.id:
+                continue
+            if node.id in counts:
+                node = Node(node.id, f"{node.name} × {counts[node.id]}", node.state)  # noqa: PLW2901, RUF001 - a sign
+            starts = self.before[node.id].items()
+            graph.nodes[node.id] = node
+            graph.before[node.id] = {instead.get(start, start): kind for start, kind in starts}
+        return graph
 
     def to_text(self) -> str:
         """A tree of lines; what follows several tasks is drawn under the last of them."""
-        last = {edge.end: edge.start for edge in self.edges}
         below: dict[str, list[Edge]] = {}
-        for edge in self.edges:
-            if last[edge.end] == edge.start:
-                below.setdefault(edge.start, []).append(edge)
-        counts: dict[str, int] = {}
-        for edge in self.edges:
-            counts[edge.end] = counts.get(edge.end, 0) + 1
+        for end, starts in self.before.items():
+            for start, kind in list(starts.items())[-1:]:
+                below.setdefault(start, []).append(Edge(start, end, kind))
+        counts = {end: len(starts) for end, starts in self.before.items()}
         lines: list[str] = []
         todo = [(node.id, "", "", "") for node in reversed(self.roots())]
         while todo:

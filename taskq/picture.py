@@ -15,9 +15,11 @@ BETWEEN_COLUMNS: Final = 56
 CHARACTER: Final = 7.2
 #: The most characters of one line; the whole of it is in the box's tooltip.
 LONGEST: Final = 42
+#: The length of ids of which a picture shows the beginning only; the tooltip has the rest.
+UUID: Final = 36
 
 HEAD: Final = """<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" \
-viewBox="0 0 {width:.0f} {height:.0f}" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="12">
+viewBox="0 0 {width:.0f} {height:.0f}" font-family="ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="12">
 <defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">\
 <path d="M0 0L10 5L0 10z" fill="#555555"/></marker></defs>
 <rect width="100%" height="100%" fill="#ffffff"/>
@@ -119,7 +121,8 @@ def _placed(columns: Sequence[Column]) -> Column:
 
 
 def _box(node: Node) -> Box:
-    lines = [_short(part) for part in (node.label, node.state, node.note) if part]
+    label = node.label.replace(node.id, node.id[:8]) if len(node.id) == UUID else node.label
+    lines = [_short(part) for part in (label, node.state, node.note) if part]
     width = max(map(len, lines)) * CHARACTER + 2 * PADDING
     return Box(node, lines, width=width, height=len(lines) * LINE + PADDING)
 
@@ -163,4 +166,5 @@ def _label(kind: str, start: Box, end: Box, colour: str) -> str:
     if not kind:
         return ""
     x, y = (start.x + start.width + end.x) / 2, (start.middle + end.middle) / 2 - 4
-    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="10" fill="{colour}" text-anchor="middle">{kind}</text>'
+    halo = 'stroke="#ffffff" stroke-width="3" paint-order="stroke"'
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="10" fill="{colour}" {halo} text-anchor="middle">{kind}</text>'

@@ -284,8 +284,8 @@ class AsyncResult(Generic[R]):
         await self._backend.control.revoke([self.id], terminate=terminate, signal=signal, expires=expires)
 
     def as_tuple(self) -> list[Any]:
-        """The wire form (celery-protocol.md 4.5)."""
-        return [[self.id, self.parent.as_tuple() if self.parent else None], None]
+        """The wire form (celery-protocol.md 4.5), with the nearest of its parents (`LINEAGE`)."""
+        return _as_tuple(self)
 
     __json__ = as_tuple  # a task may return handles
 
@@ -382,9 +382,8 @@ class GroupResult(ResultSet[R]):
         return restored if isinstance(restored, GroupResult) else None
 
     def as_tuple(self) -> list[Any]:
-        """The wire form (celery-protocol.md 4.5)."""
-        parent = self.parent.as_tuple() if self.parent else None
-        return [[self.id, parent], [member.as_tuple() for member in self.results]]
+        """The wire form (celery-protocol.md 4.5), with the nearest of its parents (`LINEAGE`)."""
+        return _as_tuple(self)
 
     __json__ = as_tuple  # a task may return handles
 
@@ -401,13 +400,33 @@ class GroupResult(ResultSet[R]):
         return f"<GroupResult {self.id} of {len(self.results)}>"
 
 
+#: So many parents of a handle go into its wire form: JSON cannot nest without end, and a long chain has many.
+LINEAGE = 100
 AnyResult: TypeAlias = AsyncResult[Any] | GroupResult[Any]
+
+
+def _as_tuple(handle: AnyResult) -> list[Any]:
+    lineage: list[AnyResult] = [handle]
+    while len(lineage) <= LINEAGE and (parent := lineage[-1].parent) is not None:
+        lineage.append(parent)
+    made: list[Any] | None = None
+    for one in reversed(lineage):
+        nodes = [member.as_tuple() for member in one.results] if isinstance(one, GroupResult) else None
+        made = [[one.id, made], nodes]
+    return made or []
 
 
 def result_from_tuple(data: Any, backend: Backend) -> "AsyncResult[Any] | GroupResult[Any]":
     """The handle of a wire tuple (celery-protocol.md 4.5)."""
-    (id_, parent_data), nodes = data
-    parent = None if parent_data is None else result_from_tuple(parent_data, backend)
-    if nodes is None:
-        return AsyncResult(id_, backend, parent)
-    return GroupResult(id_, [result_from_tuple(node, backend) for node in nodes], backend, parent)
+    lineage: list[tuple[Any, Any]] = []
+    while data is not None:
+        (id_, data), nodes = data
+        lineage.append((id_, nodes))
+    made: Any = None
+    for id_, nodes in reversed(lineage):
+        if nodes is None:
+            made = AsyncResult(id_, backend, made)
+        else:
+            made = GroupResult(id_, [result_from_tuple(node, backend) for node in nodes], backend, made)
+    handle: AnyResult = made
+    return handle

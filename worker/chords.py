@@ -11,12 +11,15 @@ from taskq import states
 from taskq.canvas import at_end, chain, chord, dissolved, group
 from taskq.errors import ChordError
 from taskq.failures import decode_exception, encode_exception
-from taskq.lowering import bare, end_id
+from taskq.lowering import bare, end_id, frozen, result_tuple
 from taskq.request import Request, WireSignature
 from taskq.signatures import Signature, as_signature, as_signatures
 from taskq.store import TaskResult
 from taskq.worker.followups import Errbacks, Preparer, after_failure
 from taskq.worker.outcome import FollowUps
+
+#: So many members of a header are told with its end: of more, no picture is to be had.
+HEADER = 1000
 
 
 @dataclass(slots=True)
@@ -30,13 +33,17 @@ class Part:
 
 @dataclass(slots=True)
 class Completed:
-    """What a completed chord comes to; `errbacks` are those of requests that stand for its body, and its `error`."""
+    """What a completed chord comes to; `errbacks` are those of requests that stand for its body, and its `error`.
+
+    `child` is the body's handle in wire form, for the children of the run that completed it.
+    """
 
     follow: FollowUps
     results: list[TaskResult] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     errbacks: list[tuple[Request, Errbacks]] = field(default_factory=list)
     error: ChordError | None = None
+    child: list[Any] = field(default_factory=list)
 
 
 def parts_of(request: Request, result: TaskResult) -> list[Part]:
@@ -113,10 +120,18 @@ def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskR
     failed = next((p for p in parts if p.state != states.SUCCESS), None)
     if failed is not None:
         error = ChordError(f"Dependency {failed.task_id} raised {decode_exception(failed.value)!r}")
-        return failed_body(app, request, part, error)
+        done = failed_body(app, request, part, error)
+        done.child = _child(body, part, parts)
+        return done
     called = body.merged(([p.value for p in parts],), None, {})
     messages, _, chords = app.prepare(called, request.reply_to, request)
-    return _once(Completed(FollowUps(messages, dict(chords))), part)
+    return _once(Completed(FollowUps(messages, dict(chords)), child=_child(body, part, parts)), part)
+
+
+def _child(body: Signature[Any], part: Part, parts: Sequence[TaskResult]) -> list[Any]:
+    """The body as what comes after its header, so that the workflow can be drawn from its results."""
+    known = [[[p.task_id, None], None] for p in parts[:HEADER]]
+    return result_tuple(frozen(body, ""), [[part.result.group_id, None], known])
 
 
 def _once(completed: Completed, part: Part) -> Completed:

@@ -19,6 +19,7 @@ from taskq.publisher import failures_of
 from taskq.signatures import new_id
 from taskq.states import READY
 from taskq.store import ResultStore, TaskResult
+from taskq.worker.effects import Effects
 from taskq.worker.insist import insist
 from taskq.worker.outcome import FollowUps, Outcome, Settle
 from taskq.worker.results import failure_of, unhandled
@@ -72,6 +73,10 @@ class Completer:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def effects(self) -> Effects:
+        """What runs may ask for."""
+        return Effects(self.record, self.report, self.acknowledge, self.join, self.save)
 
     # --- what runs hand in ----------------------------------------------------------------------------------
 

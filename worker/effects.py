@@ -9,9 +9,10 @@ from taskq.store import TaskResult
 
 @dataclass(slots=True)
 class Effects:
-    """The completer's verbs: each in turn with the outcomes, tried until it works."""
+    """The completer's verbs: each in turn with the outcomes, tried until it works; `save` is `record` out of turn."""
 
     record: Callable[[TaskResult], Awaitable[None]]
     report: Callable[[TaskResult], Awaitable[None] | None]
     acknowledge: Callable[[Delivery], Awaitable[None]]
     join: Callable[[TaskResult, int | None], Awaitable[Sequence[TaskResult] | None]]
+    save: Callable[[TaskResult], Awaitable[None]]

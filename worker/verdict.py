@@ -4,6 +4,7 @@ import functools
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from taskq import signals, states
@@ -177,7 +178,10 @@ class Verdict:
             request = decode(message, frozenset(conf.accept_content), max_inflated=conf.max_inflated_bytes)
         except DecodeError:
             return outcome
-        await self._failed_after(request, outcome, failure, error, None)
+        # The completer waits for this: what is to be stored first cannot take its turn with the outcomes.
+        effects = replace(self._effects, record=self._effects.save)
+        apart = Verdict(self._app, effects, self.hooks, now=self._now, log=self.log)
+        await apart._failed_after(request, outcome, failure, error, None)
         return outcome
 
     async def _failed_after(
@@ -292,6 +296,8 @@ class Verdict:
             follow.add(done.follow)
             outcome.follow = follow
             outcome.results = [*outcome.results, *done.results]
+            if part.result is result and done.child:
+                result.children = [*(result.children or ()), done.child]
             for stand_in, errbacks in done.errbacks:
                 await self._errbacks(errbacks, stand_in, done.error or ChordError(), None, outcome)
             waiting += done.parts

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
@@ -240,17 +239,13 @@ class _Parts:
             consumer,
             settled=self.custody.release,
             lost=self.leases.lost,
-            unsent=lambda message, error: unsent.unsent(message, error),  # noqa: PLW0108 - made below
+            unsent=lambda message, error: verdict.unsent(message, error),  # noqa: PLW0108 - made below
             sent=app.events.sent if conf.task_send_sent_event else None,
         )
         self.threads = ThreadPool(worker.threads, loop)
         self.processes = _process_pool(worker)
-        effects = Effects(
-            self.completer.record, self.completer.report, self.completer.acknowledge, self.completer.join
-        )
-        hooks = Hooks(lambda call: self.threads.submit(call).done)
-        verdict = Verdict(app, effects, hooks, now=now, log=log)
-        unsent = Verdict(app, replace(effects, record=self.completer.save), hooks, now=now, log=log)
+        effects = self.completer.effects()
+        verdict = Verdict(app, effects, Hooks(lambda call: self.threads.submit(call).done), now=now, log=log)
         self.runner = self._runner(worker, effects, verdict)
         self.watchdog = _watchdog(worker, self.renewed, self.runner)
         self.throttle = Throttle(

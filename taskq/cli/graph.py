@@ -16,6 +16,7 @@ from taskq.drawing import signature_graph
 from taskq.finder import put_first_on_path
 from taskq.graph import Graph
 from taskq.picture import to_svg
+from taskq.result_tree import workflow_graph
 from taskq.results import AsyncResult, GroupResult
 from taskq.signatures import Signature, as_signature
 from taskq.symbols import load_symbol
@@ -44,7 +45,8 @@ _NAMED: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="write to this file")
 @click.option("--from-here", is_flag=True, help="begin with this task, not with the first of its workflow")
-def graph(*, workflow: str, form: str | None, output: Path | None, from_here: bool) -> None:
+@click.option("--all", "unfolded", is_flag=True, help="draw every task, also of many that are alike")
+def graph(*, workflow: str, form: str | None, output: Path | None, from_here: bool, unfolded: bool) -> None:
     """Draw a workflow: what it will do, or how far it has come.
 
     WORKFLOW is the id of a task or of a saved group, a signature in a module (`proj.flows:nightly`), its JSON, a
@@ -57,7 +59,7 @@ def graph(*, workflow: str, form: str | None, output: Path | None, from_here: bo
     if form is None:
         suffix = output.suffix[1:] if output is not None else ""
         form = suffix if suffix in WRITERS else "text"
-    text = WRITERS[form](drawn)
+    text = WRITERS[form](drawn if unfolded else drawn.folded())
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -90,19 +92,7 @@ def _of_json(text: str) -> Graph:
 
 
 async def _of_result(app: TaskQ, result_id: str, *, climb: bool) -> Graph:
-    handle = await app.AsyncResult(result_id).refresh()
-    if handle.seen is None and (group := await GroupResult.restore(result_id, app)) is not None:
-        return await group.graph()
-    return await (await _first(handle) if climb else handle).graph()
-
-
-async def _first(handle: AsyncResult[Any]) -> AsyncResult[Any]:
-    """The task that all others of the workflow come from, as far as the results are still there."""
-    climbed = {handle.id}
-    while handle.seen is not None and (parent := handle.seen.parent_id) and parent not in climbed:
-        above = await AsyncResult[Any](parent, handle.backend).refresh()
-        if above.seen is None:
-            break
-        climbed.add(parent)
-        handle = above
-    return handle
+    task = await app.AsyncResult(result_id).refresh()
+    saved = await GroupResult.restore(result_id, app) if task.seen is None else None
+    handle: AsyncResult[Any] | GroupResult[Any] = task if saved is None else saved
+    return await workflow_graph(handle, await app.open_store()) if climb else await handle.graph()

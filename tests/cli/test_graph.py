@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskq import TaskQ, chain, group
+from taskq import TaskQ, chain, chord, group
 from tests.cli.conftest import Taskq
 from tests.harness import running
 
@@ -97,6 +97,42 @@ def test_results_with_their_states(taskq: Taskq, flows: Path) -> None:
     assert shape(taskq("-A", "flows", "graph", ids["last"], "--from-here").out) == ["add SUCCESS 10"]
     assert shape(taskq("-A", "flows", "graph", ids["group"]).out) == ["add SUCCESS 0", "add SUCCESS 8"]
     assert taskq("-A", "flows", "graph", "unknown").out == "unknown  PENDING\n"
+
+
+def test_a_chord_is_drawn_from_the_id_of_any_of_its_tasks(taskq: Taskq, flows: Path) -> None:
+    ids: dict[str, str] = {}
+
+    async def work() -> None:
+        app = TaskQ("flows", broker=f"sqlite:///{flows}/flows.db", result_extended=True)
+        add = app.task(name="add")(lambda x, y: x + y)
+        xsum = app.task(name="xsum")(sum)
+        async with app, running(app):
+            flow = chord([add.s(1, 1) | add.s(1), chord([add.s(2, 2), add.s(0, 0)], xsum.s())], xsum.s())
+            result = await flow.apply_async()
+            await result.get(timeout=10)
+            failed = await chord([add.s(1, "x")], xsum.s()).apply_async()
+            await failed.get(timeout=10, propagate=False)
+            many = await chord((add.s(i, 0) for i in range(20)), xsum.s()).apply_async()
+            await many.get(timeout=10)
+            ids.update(last=result.id, failed=failed.id, many=many.id)
+
+    asyncio.run(work())
+    drawn = shape(taskq("-A", "flows", "graph", ids["last"]).out)
+    assert sorted(line.strip("├└─│ ") for line in drawn) == [
+        "add SUCCESS 0",
+        "add SUCCESS 2",
+        "add SUCCESS 3",
+        "add SUCCESS 4",
+        "xsum SUCCESS 4 (after all 2)",
+        "xsum SUCCESS 7 (after all 2)",
+    ]
+    first, body = taskq("-A", "flows", "graph", ids["failed"]).out.splitlines()
+    assert "FAILURE  TypeError" in first
+    assert f"{ids['failed']}  FAILURE  ChordError" in body
+    folded = taskq("-A", "flows", "graph", ids["many"]).out.splitlines()
+    assert [line for line in folded if "\u00d7" in line] == ["add \u00d7 20  SUCCESS"]
+    assert folded[1].endswith("SUCCESS  190")
+    assert len(taskq("-A", "flows", "graph", ids["many"], "--all").out.splitlines()) == 21
 
 
 def shape(text: str) -> list[str]:

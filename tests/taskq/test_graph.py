@@ -66,6 +66,29 @@ def test_a_chord_without_a_body_is_its_header() -> None:
     assert signature_graph(chord([t("a"), t("b")])).to_text() == "a()\nb()"
 
 
+def test_many_that_are_alike_are_folded_into_one() -> None:
+    add, body = app.signature("add", (1, 1)), t("body")
+    odd = chain(add, t("more"))
+    graph = signature_graph(chain(t("first"), group(*[add] * 11, odd), body)).folded()
+    assert graph.to_text().splitlines() == [
+        "first()",
+        "├─ add \u00d7 11",
+        "└─ add(1, 1)",
+        "   └─ more()",
+        "      └─ body()  (after all 2)",
+    ]
+    whole = signature_graph(chord([add] * 10, body))
+    assert whole.folded().to_text() == whole.to_text()
+    mixed = Graph()
+    for i in range(30):
+        mixed.add(Node(str(i), f"add {i}", "FAILURE" if i % 15 == 0 else "SUCCESS", name="add"))
+    assert mixed.folded().to_text().splitlines() == [
+        "add 0  FAILURE",
+        "add \u00d7 28  SUCCESS",
+        "add 15  FAILURE",
+    ]
+
+
 # == pictures
 
 
@@ -116,6 +139,15 @@ def test_long_and_dangerous_labels() -> None:
     assert str(title.text).startswith("<&>" + "x" * 100)
     [label] = boxes(svg)
     assert label.endswith("…")
+
+
+def test_ids_are_shown_by_their_beginning_and_whole_in_the_tooltip() -> None:
+    graph = Graph()
+    graph.add(Node("093cc99e-9281-49a6-892e-c71fce5c6ee5", "add 093cc99e-9281-49a6-892e-c71fce5c6ee5"))
+    svg = to_svg(graph)
+    assert list(boxes(svg)) == ["add 093cc99e"]
+    [title] = ET.fromstring(svg).iter(f"{SVG}title")
+    assert "093cc99e-9281-49a6-892e-c71fce5c6ee5" in str(title.text)
 
 
 def test_nothing_gives_an_empty_picture() -> None:
