@@ -9,13 +9,14 @@ def parse_rate(rate: str | float | None) -> float:
 
     Raises:
         ValueError: it is no rate.
-        KeyError: its unit is unknown.
     """
     if not rate:
         return 0.0
-    if isinstance(rate, str):
-        number, _, unit = rate.partition("/")
-        rate = float(number) / _UNITS[unit or "s"]
-    if isinstance(rate, bool) or not 0 <= rate < 1e9:
+    try:
+        number, _, unit = str(rate).partition("/")
+        per_second = float(number) / _UNITS[unit or "s"]
+    except (ValueError, KeyError):
+        per_second = -1.0
+    if not 0 <= per_second < 1e9:
         raise ValueError(f"{rate!r} is no rate like 10/s, 100/m, 5/h")
-    return float(rate)
+    return per_second

@@ -38,8 +38,8 @@ VERBS: Mapping[str, Verb] = {
 }
 
 EXIT_CODES = """0 done, or stopped as told; 1 the task failed, or the worker could not give
-back what it held; 2 wrong usage or no app;
-69 broker or result store not reachable; 70 internal error; 130 interrupted"""
+back what it held; 2 wrong usage or no app; 69 broker or result store not
+reachable, or no worker answers; 70 internal error; 130 interrupted"""
 
 #: Errors and what they make the command end with: the first that fits. Those of sysexits.h where there is one.
 ERROR_CODES: Sequence[tuple[type[BaseException], int]] = (
@@ -106,6 +106,9 @@ def run(args: Sequence[str]) -> int:
 
 
 def _report_usage(error: click.ClickException) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later; its message is the help
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help'.\n", err=True)
     _complain("error:", error.format_message())

@@ -1,8 +1,9 @@
 """`taskq inspect`, `taskq control` and `taskq status`: commands to running workers."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -13,41 +14,51 @@ from taskq.cli.params import duration, json_or_word, names
 from taskq.cli.state import Command, get_state
 from taskq.errors import OperationalError
 from taskq.near import near_match
+from taskq.urls import mask
 
-#: The arguments of each command by position; the last takes the rest when it ends with `*`.
-INSPECT: Mapping[str, Sequence[str]] = {
-    "active": (),
-    "active_queues": (),
-    "clock": (),
-    "conf": ("with_defaults",),
-    "memdump": ("samples",),
-    "memsample": (),
-    "objgraph": ("type", "num", "max_depth"),
-    "ping": (),
-    "query_task": ("ids*",),
-    "registered": ("taskinfoitems*",),
-    "report": (),
-    "reserved": (),
-    "revoked": (),
-    "scheduled": (),
-    "stats": (),
+
+class Remote(NamedTuple):
+    """A command to workers: its arguments by position (`?` may be left out, `*` takes the rest), and its help."""
+
+    arguments: Sequence[str]
+    help: str
+
+
+INSPECT: Mapping[str, Remote] = {
+    "active": Remote((), "tasks that run"),
+    "active_queues": Remote((), "queues they take from"),
+    "clock": Remote((), "their logical clocks"),
+    "conf": Remote(("with_defaults?",), "their settings"),
+    "memdump": Remote(("samples?",), "the samples of memory taken"),
+    "memsample": Remote((), "take a sample of the memory in use"),
+    "objgraph": Remote(("type?", "num?", "max_depth?"), "a graph of what keeps objects alive"),
+    "ping": Remote((), "are they there"),
+    "query_task": Remote(("ids*",), "where these tasks are"),
+    "registered": Remote(("taskinfoitems*",), "tasks they know, with these attributes"),
+    "report": Remote((), "versions and settings, for bug reports"),
+    "reserved": Remote((), "tasks they hold that do not run yet"),
+    "revoked": Remote((), "ids that are revoked"),
+    "scheduled": Remote((), "tasks they hold until their eta"),
+    "stats": Remote((), "counts, pool, broker, resources"),
 }
-CONTROL: Mapping[str, Sequence[str]] = {
-    "add_consumer": ("queue", "exchange", "exchange_type", "routing_key"),
-    "autoscale": ("max", "min"),
-    "cancel_consumer": ("queue",),
-    "disable_events": (),
-    "enable_events": (),
-    "heartbeat": (),
-    "pool_grow": ("n",),
-    "pool_restart": (),
-    "pool_shrink": ("n",),
-    "rate_limit": ("task_name", "rate_limit"),
-    "revoke": ("task_id*",),
-    "revoke_by_stamped_headers": ("headers*",),
-    "shutdown": (),
-    "terminate": ("signal", "task_id*"),
-    "time_limit": ("task_name", "soft", "hard"),
+CONTROL: Mapping[str, Remote] = {
+    "add_consumer": Remote(
+        ("queue", "exchange?", "exchange_type?", "routing_key?"), "take from this queue, too"
+    ),
+    "autoscale": Remote(("max?", "min?"), "refused: there is no autoscaler"),
+    "cancel_consumer": Remote(("queue",), "no longer take from this queue"),
+    "disable_events": Remote((), "no events of tasks"),
+    "enable_events": Remote((), "send events of tasks"),
+    "heartbeat": Remote((), "send an event of life now"),
+    "pool_grow": Remote(("n?",), "run n tasks more at once"),
+    "pool_restart": Remote((), "refused: start the worker anew"),
+    "pool_shrink": Remote(("n?",), "run n tasks fewer at once"),
+    "rate_limit": Remote(("task_name", "rate_limit"), "starts per worker: 10/s, 100/m, 5/h, 0: any"),
+    "revoke": Remote(("task_id*",), "do not run these; --terminate: end those that run"),
+    "revoke_by_stamped_headers": Remote(("headers*",), "the same by stamps: tenant=acme"),
+    "shutdown": Remote((), "stop when running tasks have ended"),
+    "terminate": Remote(("signal", "task_id*"), "end these if they run"),
+    "time_limit": Remote(("task_name", "soft", "hard?"), "seconds"),
 }
 #: Arguments that are text whatever they look like.
 _TEXTS = ("queue", "exchange", "exchange_type", "routing_key", "task_name", "rate_limit", "signal")
@@ -63,9 +74,33 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _listing(commands: Mapping[str, Sequence[str]]) -> str:
-    lines = [f"  {name} {' '.join(words).upper()}".rstrip() for name, words in commands.items()]
-    return "\b\nCommands:\n" + "\n".join(lines)
+class Verbs(Command):
+    """A verb whose first argument is a command to workers, listed and completed."""
+
+    def __init__(self, *args: Any, commands: Mapping[str, Remote], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = commands
+        word = click.Argument(["command"], shell_complete=self._complete)
+        self.params.insert(0, word)
+
+    def _complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        return [name for name in self.commands if name.startswith(incomplete)]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (f"{name} {_usage(remote.arguments)}".rstrip(), remote.help)
+                    for name, remote in self.commands.items()
+                ]
+            )
+
+
+def _usage(arguments: Sequence[str]) -> str:
+    """`("queue", "exchange?", "ids*")` -> `QUEUE [EXCHANGE] [IDS]...`."""
+    endings = {"?": "[{}]", "*": "[{}]..."}
+    return " ".join(endings.get(name[-1], "{}").format(name.rstrip("?*").upper()) for name in arguments)
 
 
 @click.command(cls=Command)
@@ -75,19 +110,17 @@ def status(*, destination: list[str] | None, timeout: float, as_json: bool) -> i
     return _run("ping", {}, destination, timeout, as_json=as_json, full=False)
 
 
-@click.command(cls=Command, epilog=_listing(INSPECT))
-@click.argument("command")
+@click.command(cls=Verbs, commands=INSPECT)
 @click.argument("words", nargs=-1, metavar="[ARGS]...")
 @_options
 def inspect(
     *, command: str, words: tuple[str, ...], destination: list[str] | None, timeout: float, as_json: bool
 ) -> int:
-    """Ask workers something. Exit code 69 when nobody answers."""
+    """Ask workers something. Exit code 69 when nobody answers, 1 when one answers with an error."""
     return _run(command, _arguments(command, words, INSPECT), destination, timeout, as_json=as_json)
 
 
-@click.command(cls=Command, epilog=_listing(CONTROL))
-@click.argument("command")
+@click.command(cls=Verbs, commands=CONTROL)
 @click.argument("words", nargs=-1, metavar="[ARGS]...")
 @click.option("--terminate", is_flag=True, help="of revoke: end tasks that run, too")
 @_options
@@ -100,26 +133,28 @@ def control(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Tell workers to do something. Exit code 69 when nobody answers."""
+    """Tell workers to do something. Exit code 69 when nobody answers, 1 when one answers with an error."""
     arguments = _arguments(command, words, CONTROL)
     if terminate:
         arguments["terminate"] = True
     return _run(command, arguments, destination, timeout, as_json=as_json)
 
 
-def _arguments(command: str, words: Sequence[str], commands: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _arguments(command: str, words: Sequence[str], commands: Mapping[str, Remote]) -> dict[str, Any]:
     """Words by position become arguments by name."""
     if command not in commands:
         raise click.UsageError(f"no command {command!r}.{near_match(command, commands)}")
-    expected, arguments, rest = commands[command], dict[str, Any](), list(words)
+    expected, arguments, rest = commands[command].arguments, dict[str, Any](), list(words)
     for name in expected:
         if name.endswith("*"):
             arguments[name[:-1]], rest = rest, []
         elif rest:
-            word = rest.pop(0)
-            arguments[name] = word if name in _TEXTS else json_or_word(word)
+            word, plain = rest.pop(0), name.rstrip("?")
+            arguments[plain] = word if plain in _TEXTS else json_or_word(word)
+        elif not name.endswith("?"):
+            raise click.UsageError(f"{command} takes {_usage(expected)}")
     if rest:
-        raise click.UsageError(f"{command} takes {' '.join(expected).upper() or 'no arguments'}")
+        raise click.UsageError(f"{command} takes {_usage(expected) or 'no arguments'}")
     return arguments
 
 
@@ -143,27 +178,39 @@ def _run(
         )
         return replies or []
 
-    replies = connected(app_to_reach(get_state()), ask)
+    app = app_to_reach(get_state())
+    replies = connected(app, ask)
     if command == "shutdown" and not replies:
         return 0  # who goes does not answer
     if not replies:
-        raise OperationalError("no worker answered in time")
+        raise OperationalError(f"no worker answered within {timeout:g} s on {mask(app.conf.broker_url)}")
     if as_json:
         click.echo(to_json({node: value for reply in replies for node, value in reply.items()}))
     else:
         get_state().say(f"\n{counted(len(replies), 'node')} online.")
-    return 0
+    _warn_of_twins(replies)
+    return int(any(_is_error(value) for reply in replies for value in reply.values()))
+
+
+def _warn_of_twins(replies: Sequence[Mapping[str, Any]]) -> None:
+    for node, number in Counter(node for reply in replies for node in reply).items():
+        if number > 1:
+            get_state().say(f"warning: {number} workers are called {node}: give each a name of its own (-n)")
 
 
 def _print(node: str, value: Any, *, full: bool) -> None:
     """As Celery does it: the node, OK or ERROR, and what it said."""
-    bad = isinstance(value, dict) and "error" in value
+    bad = _is_error(value)
     text = value.get("error", value.get("ok", value)) if isinstance(value, dict) else value
     state = click.style("ERROR", fg="red") if bad else click.style("OK", fg="green")
     click.echo(f"->  {click.style(node, fg='cyan', bold=True)}: {state}")
     if full or bad:
         for line in _shown(text).splitlines():
             click.echo(f"        {line}")
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, dict) and "error" in value
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from taskq.cli import main
 from taskq.cli.main import VERBS, Verb
@@ -61,6 +62,20 @@ def test_a_mistyped_verb_is_an_error_that_names_the_near_one(taskq: Taskq) -> No
     assert said.code == 2
     assert "error: no command 'wroker'. Did you mean 'worker'?" in said.err
     assert "Did you mean 'retry'?" in taskq("dead", "retyr").err
+
+
+@pytest.mark.parametrize("verb", [(), ("dead",)])
+def test_a_verb_alone_shows_its_help_and_no_error(taskq: Taskq, verb: tuple[str, ...]) -> None:
+    said = taskq(*verb)
+    assert said.out + said.err == taskq(*verb, "--help").out
+    assert said.out + said.err != ""
+
+
+@pytest.mark.parametrize(("verb", "word"), [("inspect", "active_queues"), ("control", "rate_limit")])
+def test_commands_to_workers_are_listed_and_completed(taskq: Taskq, verb: str, word: str) -> None:
+    assert f"  {word} " in taskq(verb, "--help").out
+    complete = ShellComplete(main.cli, {}, "taskq", "_TASKQ_COMPLETE")
+    assert word in [item.value for item in complete.get_completions([verb], word[:-2])]
 
 
 def test_a_mistyped_option_is_one_too(taskq: Taskq) -> None:

@@ -41,16 +41,16 @@ def worker(folder: Path, env: dict[str, str]) -> Iterator[str]:
 def test_nobody_is_there(folder: Path, env: dict[str, str]) -> None:
     done = run_taskq("status", "-t", "0.2", folder=folder / "elsewhere", env=env)
     assert (done.returncode, done.stdout) == (69, "")
-    assert "no worker answered in time" in done.stderr
+    assert f"no worker answered within 0.2 s on sqlite:///{folder}/taskq.db" in done.stderr
 
 
 @pytest.mark.usefixtures("worker")
 def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
     home = folder / "elsewhere"
 
-    def run(*words: str) -> str:
+    def run(*words: str, code: int = 0) -> str:
         done = run_taskq(*words, "-t", "10s", "-d", NODE, folder=home, env=env)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return done.stdout
 
     assert run("status") == f"->  {NODE}: OK\n"
@@ -60,7 +60,11 @@ def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
     assert json.loads(run("inspect", "stats", "-j"))[NODE]["total"] == {}
     assert json.loads(run("inspect", "query_task", "a", "b", "-j")) == {NODE: {}}
     assert "new rate limit set successfully" in run("control", "rate_limit", "proj.add", "10/m")
-    assert f"->  {NODE}: ERROR\n        unknown task\n" in run("control", "time_limit", "no.such", "1", "2")
+    unknown = run("control", "time_limit", "no.such", "1", "2", code=1)
+    assert f"->  {NODE}: ERROR\n        unknown task\n" in unknown
+    assert "'10/q' is no rate like 10/s, 100/m, 5/h" in run(
+        "control", "rate_limit", "proj.add", "10/q", code=1
+    )
     assert "flagged as revoked" in run("control", "revoke", "a", "b")
     assert "terminate: tasks unknown" in run("control", "revoke", "a", "--terminate")
     assert json.loads(run("inspect", "revoked", "-j")) == {NODE: ["b", "a"]}
@@ -73,12 +77,23 @@ def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
         (("inspect", "activ"), "no command 'activ'. Did you mean 'active'?"),
         (("control", "cancel_consumer", "a", "b"), "cancel_consumer takes QUEUE"),
         (("inspect", "ping", "x"), "ping takes no arguments"),
+        (("control", "add_consumer"), "add_consumer takes QUEUE [EXCHANGE] [EXCHANGE_TYPE] [ROUTING_KEY]"),
+        (("control", "rate_limit", "proj.add"), "rate_limit takes TASK_NAME RATE_LIMIT"),
     ],
 )
 def test_wrong_usage(folder: Path, env: dict[str, str], words: tuple[str, ...], error: str) -> None:
     done = run_taskq(*words, folder=folder / "elsewhere", env=env)
     assert done.returncode == 2
     assert error in done.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_two_workers_of_one_name_are_told(folder: Path, env: dict[str, str]) -> None:
+    with running_taskq("worker", "-A", "proj", "-n", NODE, folder=folder, env=env) as process:
+        process.says("ready.")
+        done = run_taskq("status", "-t", "3", folder=folder / "elsewhere", env=env)
+    assert done.returncode == 0
+    assert f"warning: 2 workers are called {NODE}: give each a name of its own (-n)" in done.stderr
 
 
 def test_status_imports_no_tasks(folder: Path, env: dict[str, str]) -> None:
