@@ -1,6 +1,7 @@
 """Names of Celery's configuration that taskq does not use: old upper-case ones, and settings it does not have."""
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 #: Prefixes of settings of result backends that taskq does not have.
 _BACKENDS = {
@@ -57,57 +58,88 @@ def new_name(old: str, known: Collection[str]) -> str | None:
         if lower.startswith(prefix):
             for replacement in replacements:
                 name = replacement + lower.removeprefix(prefix)
-                if name in known or why_absent(name):
+                if name in known or absent(name):
                     return name
     return None
 
 
-_IN_URL = "write it into the URL"
-_OWN_RECONNECT = "taskq reconnects by itself"
-_ONE_CONNECTION = "one connection carries any number of calls"
-_OWN_WORKER = "it configures Celery's worker process, which taskq replaces"
-_NOT_HERE = "taskq does not have what it configures"
+class Absent(NamedTuple):
+    """A setting of Celery's that taskq does not have.
 
-#: Celery's settings that taskq does not have, by the reason.
-_ABSENT: Mapping[str, str] = {
-    name: reason
-    for reason, names in {
-        _IN_URL: """broker_host broker_password broker_port broker_transport broker_user broker_vhost
-            redis_db redis_host redis_password redis_port redis_username""",
-        _OWN_RECONNECT: """broker_channel_error_retry broker_failover_strategy broker_heartbeat_checkrate
-            redis_retry_on_timeout result_backend_always_retry result_backend_max_retries
-            result_backend_base_sleep_between_retries_ms result_backend_max_sleep_between_retries_ms
-            worker_cancel_long_running_tasks_on_connection_loss worker_enable_prefetch_count_reduction""",
-        _ONE_CONNECTION: "broker_pool_acquire_timeout broker_pool_limit redis_max_connections",
-        _OWN_WORKER: """worker_agent worker_autoscaler worker_consumer worker_disable_prefetch
-            worker_enable_soft_shutdown_on_idle worker_lost_wait worker_pool worker_pool_putlocks
-            worker_pool_restarts worker_pool_start_method worker_proc_alive_timeout worker_timer
-            worker_timer_precision worker_hijack_root_logger worker_log_color worker_log_datefmt
-            worker_log_format worker_redirect_stdouts worker_redirect_stdouts_level worker_task_log_datefmt
-            worker_task_log_format""",
-        "use worker_grace": "worker_soft_shutdown_timeout",
-        "revoked ids live in the broker": "worker_state_db",
-        "results are read by result_serializer alone": "result_accept_content",
-        "await what apply returns": "task_store_eager_result",
-        "use task_acks_on_failure_or_timeout": "task_acks_on_failure task_acks_on_timeout",
-        "a lost worker's tasks always run again, see max_deaths": "task_retry_on_worker_lost",
-        _NOT_HERE: """beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval
-            beat_remote_control_max_tick_age beat_schedule beat_schedule_filename beat_scheduler beat_sync_every
-            broker_login_method broker_native_delayed_delivery_queue_type broker_read_url broker_write_url
-            control_queue_durable control_queue_exclusive event_queue_durable event_queue_exclusive redis_socket_connect_timeout
-            redis_socket_keepalive redis_socket_timeout result_cache_max result_chord_expires
-            result_chord_join_timeout result_chord_retry_interval result_compression result_exchange
-            result_exchange_type result_failure_expires result_persistent                         task_allow_error_cb_on_chord_header task_annotations task_remote_tracebacks
-            task_repr_maxlevels worker_deduplicate_successful_tasks
-            worker_detect_quorum_queues worker_direct""",
-    }.items()
+    Attributes:
+        reason: why, or what is there instead.
+        tunes: it tunes a part of Celery's own (beat, pools, logs, connections, other stores): without it tasks do the
+            same and messages go the same way.
+    """
+
+    reason: str
+    tunes: bool
+
+
+#: Those that tune what taskq does in its own way, by the reason.
+_TUNING = {
+    "there is no beat here: let cron, systemd or Celery's beat send the calls": """beat_cron_starting_deadline
+        beat_enable_remote_control beat_max_loop_interval beat_remote_control_max_tick_age beat_schedule
+        beat_schedule_filename beat_scheduler beat_sync_every""",
+    "taskq reconnects by itself": """broker_channel_error_retry broker_failover_strategy
+        broker_heartbeat_checkrate redis_retry_on_timeout result_backend_always_retry
+        result_backend_base_sleep_between_retries_ms result_backend_max_retries
+        result_backend_max_sleep_between_retries_ms worker_cancel_long_running_tasks_on_connection_loss
+        worker_enable_prefetch_count_reduction""",
+    "one connection carries any number of calls": """broker_pool_acquire_timeout broker_pool_limit
+        redis_max_connections""",
+    "use broker_connection_timeout": "redis_socket_connect_timeout",
+    "a connection that is silent for too long is made anew": "redis_socket_keepalive redis_socket_timeout",
+    "connections to RabbitMQ use PLAIN": "broker_login_method",
+    "it follows task_default_queue_type": "broker_native_delayed_delivery_queue_type",
+    "these queues have Celery's defaults": """control_queue_durable control_queue_exclusive event_queue_durable
+        event_queue_exclusive result_exchange result_exchange_type result_persistent""",
+    "each handle keeps its own result": "result_cache_max",
+    "nothing polls for the members of a chord": "result_chord_join_timeout result_chord_retry_interval",
+    "results are stored as they are": "result_compression",
+    "the worker's traceback is always told": "task_remote_tracebacks",
+    "a call can say it: argsrepr, kwargsrepr": "task_repr_maxlevels",
+    "coroutines run on the loop, plain functions in threads or processes: run_in, worker_concurrency": """
+        worker_autoscaler worker_pool worker_pool_putlocks worker_pool_restarts worker_pool_start_method
+        worker_proc_alive_timeout worker_lost_wait""",
+    "logs are set by --log-format and -l, or by your program: a root logger that has handlers is left alone": """
+        worker_hijack_root_logger worker_log_color worker_log_datefmt worker_log_format worker_task_log_datefmt
+        worker_task_log_format""",
+    "standard output is never redirected": "worker_redirect_stdouts worker_redirect_stdouts_level",
+    "it is about the inside of Celery's worker": """worker_agent worker_consumer worker_disable_prefetch
+        worker_enable_soft_shutdown_on_idle worker_timer worker_timer_precision""",
+    "use worker_grace": "worker_soft_shutdown_timeout",
+    "revoked ids live in the broker": "worker_state_db",
+    "quorum queues are recognized without it": "worker_detect_quorum_queues",
+}
+
+#: Those without which something else would happen, by what to do instead.
+_MEANT = {
+    "write it into the URL": """broker_host broker_password broker_port broker_transport broker_user broker_vhost
+        redis_db redis_host redis_password redis_port redis_username""",
+    "set broker_url; a call goes elsewhere by its connection=": "broker_read_url broker_write_url",
+    "results are read by result_serializer alone": "result_accept_content",
+    "use result_expires": "result_chord_expires result_failure_expires",
+    "use task_acks_on_failure_or_timeout": "task_acks_on_failure task_acks_on_timeout",
+    "give the header a link_error: each member that fails calls it": "task_allow_error_cb_on_chord_header",
+    "write the options at the tasks": "task_annotations",
+    "a lost worker's tasks always run again, see max_deaths": "task_retry_on_worker_lost",
+    "await what apply returns": "task_store_eager_result",
+    "a task whose worker died may run again: let it be idempotent": "worker_deduplicate_successful_tasks",
+    "give the worker a queue of its own: -Q": "worker_direct",
+}
+
+_ABSENT: Mapping[str, Absent] = {
+    name: Absent(reason, tunes)
+    for table, tunes in ((_TUNING, True), (_MEANT, False))
+    for reason, names in table.items()
     for name in names.split()
 }
 
 
-def why_absent(name: str) -> str:
-    """Why taskq does not have this setting of Celery's, or "" when it is not one of those."""
+def absent(name: str) -> Absent | None:
+    """What there is to say of a setting of Celery's that taskq does not have, None when it is not one of those."""
     for prefix, backend in _BACKENDS.items():
         if name.startswith(prefix):
-            return f"taskq has no {backend} result backend"
-    return _ABSENT.get(name, "")
+            return Absent(f"taskq has no {backend} result backend", tunes=True)
+    return _ABSENT.get(name)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from taskq.coerce import coerce, describe, parse
-from taskq.compat import new_name, why_absent
+from taskq.compat import absent, new_name
 from taskq.errors import ConfigError
 from taskq.near import near_match
 from taskq.symbols import load_symbol
@@ -88,6 +88,9 @@ class Layered:
         name that holds plain data does (numbers, text, lists, ...); modules, classes and functions do not,
         nor do upper-case constants of the reader's own.
 
+        Celery may read the same object: what tunes parts of Celery's own (beat, pools, logs) is left out, and one
+        warning names it.
+
         Raises:
             ConfigError: as for `update`.
             ImportError: the named module cannot be imported.
@@ -96,7 +99,11 @@ class Layered:
             label = label or f"config_from_object({obj!r})"
             obj = load_symbol(obj)
         label = label or f"config_from_object({_name_of(obj)})"
-        self._load(_settings_of(obj, namespace, self._types), Source.OBJECT, label)
+        pairs = _settings_of(obj, namespace, self._types)
+        left = {name: reason for name, _ in pairs if (reason := self._left_to_celery(name))}
+        if left:
+            _warn_of(left, label)
+        self._load([pair for pair in pairs if pair[0] not in left], Source.OBJECT, label)
 
     def _load(self, pairs: Iterable[tuple[str, Any]], source: Source, label: str) -> None:
         problems = []
@@ -133,9 +140,14 @@ class Layered:
         if new is not None and new in self._types:
             _deprecated(name, new, label)
             return new
-        if reason := why_absent(new or name):
-            raise ConfigError(f"Celery's setting {name} does not exist in taskq: {reason}")
+        if missing := absent(new or name):
+            raise ConfigError(f"Celery's setting {name} does not exist in taskq: {missing.reason}")
         raise ConfigError(f"unknown setting {name!r} ({label}).{near_match(name, self._types)}")
+
+    def _left_to_celery(self, name: str) -> str:
+        """Why a setting of an object that Celery may read, too, is none of ours; "" if it is."""
+        missing = None if name in self._types else absent(new_name(name, self._types) or name)
+        return missing.reason if missing and missing.tunes else ""
 
     # --- showing --------------------------------------------------------------------------------------------
 
@@ -169,6 +181,12 @@ def _deprecated(old: str, new: str, label: str) -> None:
     # points into a library is hidden by default.
     message = f"setting {old}: its name is now {new}"
     warnings.warn_explicit(message, DeprecationWarning, filename=label, lineno=1, module="__main__")
+
+
+def _warn_of(left: Mapping[str, str], label: str) -> None:
+    lines = [f"  {name}: {reason}" for name, reason in left.items()]
+    message = "\n".join(["settings that taskq does not have are left to Celery:", *lines])
+    warnings.warn_explicit(message, UserWarning, filename=label, lineno=1, module="__main__")
 
 
 def _settings_of(obj: Any, namespace: str, known: Mapping[str, Any]) -> list[tuple[str, Any]]:

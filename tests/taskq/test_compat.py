@@ -2,7 +2,7 @@ from types import MappingProxyType
 
 from celery.app import defaults
 
-from taskq.compat import new_name, why_absent
+from taskq.compat import absent, new_name
 from taskq.settings import Settings
 
 KNOWN = Settings().names()
@@ -10,11 +10,11 @@ OLD_NAMES = MappingProxyType(defaults._TO_OLD_KEY)
 
 
 def test_every_setting_of_celery_is_ours_or_refused_with_a_reason() -> None:
-    assert [name for name in OLD_NAMES if name not in KNOWN and not why_absent(name)] == []
+    assert [name for name in OLD_NAMES if name not in KNOWN and absent(name) is None] == []
 
 
 def test_no_setting_is_both_ours_and_refused() -> None:
-    assert [name for name in KNOWN if why_absent(name)] == []
+    assert [name for name in KNOWN if absent(name)] == []
 
 
 def test_every_old_name_leads_to_the_new_one() -> None:
@@ -27,4 +27,4 @@ def test_other_names_are_no_old_ones() -> None:
     assert new_name("CELERY_NO_SUCH_THING", KNOWN) is None
     assert new_name("DEBUG", KNOWN) is None
     assert new_name("Broker_Url", KNOWN) is None
-    assert why_absent("no_such_thing") == ""
+    assert absent("no_such_thing") is None

@@ -120,12 +120,42 @@ def test_all_problems_are_told_at_once_and_the_rest_is_set() -> None:
         ("s3_bucket", "taskq has no S3 result backend"),
         ("CASSANDRA_TABLE", "taskq has no Cassandra result backend"),
         ("broker_pool_limit", "one connection carries any number of calls"),
-        ("CELERYD_POOL", "it configures Celery's worker process"),
+        ("CELERYD_POOL", "coroutines run on the loop, plain functions in threads or processes"),
+        ("beat_schedule", "there is no beat here: let cron, systemd or Celery's beat send the calls"),
+        ("task_annotations", "write the options at the tasks"),
     ],
 )
 def test_celerys_settings_that_taskq_has_not_are_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"Celery's setting {name} does not exist in taskq: {reason}"):
         Settings().update({name: 1})
+
+
+def test_an_object_that_celery_reads_too_may_have_what_tunes_celery_alone() -> None:
+    shared = {
+        "CELERY_TASK_TRACK_STARTED": True,
+        "CELERY_BEAT_SCHEDULE": {},
+        "CELERYD_POOL": "prefork",
+        "CELERY_BROKER_POOL_LIMIT": 3,
+        "CELERY_CACHE_BACKEND": "default",
+    }
+    settings = Settings()
+    with pytest.warns(UserWarning, match="are left to Celery") as seen:
+        settings.from_object(shared, namespace="CELERY")
+    [told] = [str(warning.message) for warning in seen]
+    assert [line.partition(":")[0].strip() for line in told.splitlines()[1:]] == [
+        "CELERY_BEAT_SCHEDULE",
+        "CELERY_BROKER_POOL_LIMIT",
+        "CELERY_CACHE_BACKEND",
+    ]
+    assert settings.task_track_started is True
+    with pytest.warns(UserWarning, match="CELERYD_POOL: coroutines run on the loop"):
+        settings.from_object({"CELERYD_POOL": "prefork"})
+
+
+@pytest.mark.parametrize("name", ["TASK_ANNOTATIONS", "BROKER_READ_URL", "TASK_TRAK_STARTED"])
+def test_what_would_change_what_tasks_do_is_an_error_there_too(name: str) -> None:
+    with pytest.raises(ConfigError):
+        Settings().from_object({f"CELERY_{name}": {}}, namespace="CELERY")
 
 
 def test_an_old_name_works_with_a_warning() -> None:
