@@ -11,6 +11,7 @@ It says what it does, hands the addresses to the command in the two variables, a
 """
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import aio_pika
 import redis
@@ -51,7 +53,7 @@ def provide(
     variable: str,
     default: str,
     answers: Callable[[str], bool],
-    start: Callable[[ExitStack], str],
+    start: Callable[[ExitStack], "tuple[str, Server]"],
 ) -> None:
     """Find or start one server and put its address into the environment."""
     if variable in os.environ:
@@ -60,8 +62,8 @@ def provide(
         say(f"{name}: the server at {default.rpartition('@')[2]}")
         os.environ[variable] = default
     else:
-        url = start(stack)
-        wait_until(lambda: answers(url), name)
+        url, server = start(stack)
+        wait_until(lambda: answers(url), name, server)
         say(f"{name}: a private server at {url.rpartition('@')[2]}")
         os.environ[variable] = url
 
@@ -86,20 +88,27 @@ def rabbitmq_answers(url: str) -> bool:
     return True
 
 
-def start_redis(stack: ExitStack) -> str:
+class Server(NamedTuple):
+    """A process we started, and where it writes what it has to say."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+
+def start_redis(stack: ExitStack) -> tuple[str, Server]:
     need("redis-server", "redis-server")
     port = free_port()
     folder = new_folder(stack)
     options = {"bind": "127.0.0.1", "port": str(port), "dir": str(folder), "save": "", "appendonly": "no"}
-    run(
+    server = run(
         stack,
         ["redis-server", *(part for key, value in options.items() for part in (f"--{key}", value))],
         folder,
     )
-    return f"redis://127.0.0.1:{port}"
+    return f"redis://127.0.0.1:{port}", server
 
 
-def start_rabbitmq(stack: ExitStack) -> str:
+def start_rabbitmq(stack: ExitStack) -> tuple[str, Server]:
     need(RABBITMQ, "rabbitmq-server")
     port, epmd_port = free_port(), str(free_port())
     folder = new_folder(stack)
@@ -117,6 +126,9 @@ def start_rabbitmq(stack: ExitStack) -> str:
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
     }
+    # The tests make vhosts of their own by rabbitmqctl, which would ask for the server on the default port.
+    known = ("HOME", "ERL_EPMD_ADDRESS", "ERL_EPMD_PORT", "RABBITMQ_NODENAME")
+    os.environ["TASKQ_TEST_RABBITMQCTL"] = json.dumps({name: environment[name] for name in known})
     stack.callback(
         subprocess.run,
         ["epmd", "-port", epmd_port, "-kill"],
@@ -124,8 +136,8 @@ def start_rabbitmq(stack: ExitStack) -> str:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    run(stack, [RABBITMQ], folder, environment)
-    return f"amqp://guest:guest@127.0.0.1:{port}"
+    server = run(stack, [RABBITMQ], folder, environment)
+    return f"amqp://guest:guest@127.0.0.1:{port}", server
 
 
 def need(program: str, package: str) -> None:
@@ -155,7 +167,7 @@ def need(program: str, package: str) -> None:
 
 def run(
     stack: ExitStack, command: list[str], folder: Path, environment: dict[str, str] | None = None
-) -> None:
+) -> Server:
     """Start a server in a process group of its own; it is stopped when the stack is left."""
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -167,6 +179,7 @@ def run(
             start_new_session=True,
         )
     stack.callback(stop, process)
+    return Server(process, folder / "output")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -192,11 +205,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(ready: Callable[[], bool], name: str) -> None:
+def wait_until(ready: Callable[[], bool], name: str, server: Server) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
-        if time.monotonic() > deadline:
-            say(f"{name} did not answer within {START_SECONDS:.0f} s")
+        ended = server.process.poll()
+        if ended is not None or time.monotonic() > deadline:
+            how = f"did not answer within {START_SECONDS:.0f} s" if ended is None else f"ended with {ended}"
+            told = server.output.read_text(errors="replace")[-2000:].strip() or "nothing"
+            say(f"{name} {how}; it said:\n{told}")
             sys.exit(69)
         time.sleep(0.2)
 

@@ -1,6 +1,8 @@
 """A virtual host of one's own on the RabbitMQ of the tests, and what its operator can do to it."""
 
 import asyncio
+import json
+import os
 import shutil
 import subprocess
 import uuid
@@ -10,14 +12,22 @@ from contextlib import contextmanager
 import aio_pika
 from yarl import URL
 
-CONTROL = shutil.which("rabbitmqctl")
+#: What `scripts/servers.py` says of the private server it has started: the environment that reaches it.
+_PRIVATE = json.loads(os.environ.get("TASKQ_TEST_RABBITMQCTL", "null"))
+#: The one on PATH changes to the user of the system's server, whose cookie is another one.
+CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl" if _PRIVATE else shutil.which("rabbitmqctl")
 
 
 def rabbitmqctl(*arguments: str) -> str:
     """Run rabbitmqctl, and return what it prints."""
     assert CONTROL is not None
     done = subprocess.run(
-        [CONTROL, "--quiet", *arguments], check=True, capture_output=True, text=True, timeout=180
+        [CONTROL, "--quiet", *arguments],
+        env=os.environ | (_PRIVATE or {}),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     return done.stdout
 
