@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from taskq import registry, signals
@@ -11,6 +11,7 @@ from taskq.broker import Broker, BrokerConfig
 from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
 from taskq.clock import now
+from taskq.compat import APP_ATTRIBUTES
 from taskq.connection import Connection
 from taskq.control import Control
 from taskq.eager import run_eagerly
@@ -374,6 +375,14 @@ class TaskQ:
         if task is None:
             raise NotRegistered(f"{name}.{near_match(name, self.tasks)}")
         return task
+
+    if not TYPE_CHECKING:  # type checkers know what an app has
+
+        def __getattr__(self, name: str) -> Any:
+            """What Celery's app has and this has not is told with what to do instead."""
+            if name in APP_ATTRIBUTES:
+                raise AttributeError(f"Celery's app.{name} does not exist in taskq: {APP_ATTRIBUTES[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<TaskQ {self.main} {mask(self.conf.broker_url)}>"

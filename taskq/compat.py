@@ -63,6 +63,26 @@ def new_name(old: str, known: Collection[str]) -> str | None:
     return None
 
 
+#: Attributes of Celery's app that taskq's does not have, by what to do instead.
+APP_ATTRIBUTES: Mapping[str, str] = {
+    name: instead
+    for instead, names in {
+        "there is no beat here, let cron, systemd or Celery's beat send the calls": """Beat add_periodic_task
+            on_after_configure on_after_finalize""",
+        "start it by `taskq worker`": "Worker WorkController start worker_main",
+        "subclass taskq.Task, and name it by @app.task(base=...)": "Task register_task",
+        "it is in the environment variable TASKQ_CONFIG_MODULE": "config_from_envvar config_from_cmdline",
+        "write the setting task_routes": "amqp",
+        "handles look into the result store: app.AsyncResult(task_id)": "backend",
+        "app.connection() is one of your own": """broker_connection connection_for_read connection_for_write
+            connection_or_acquire default_connection default_producer producer_or_acquire producer_pool""",
+        "use app.set_current()": "set_default",
+        "workers have hooks in taskq.signals": "steps user_options",
+    }.items()
+    for name in names.split()
+}
+
+
 class Absent(NamedTuple):
     """A setting of Celery's that taskq does not have.
 

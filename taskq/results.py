@@ -14,6 +14,7 @@ from taskq.broker import REVOKED_FOR
 from taskq.errors import ResultTimeout
 from taskq.failures import decode_exception
 from taskq.graph import Graph
+from taskq.registry import current_app
 from taskq.result_sets import Backend, OnMessage, ResultSet
 from taskq.result_tree import result_graph, walk
 from taskq.store import TaskResult
@@ -27,6 +28,8 @@ class AsyncResult(Generic[R]):
     `await result` waits for the task and gives its return value, or raises its exception.
     `status`, `result`, `traceback`, `children` show what was last seen: `await result.refresh()` looks again.
 
+    `AsyncResult(task_id, app=app)` is the same as `app.AsyncResult(task_id)`; without an app it is the current one's.
+
     Attributes:
         id: the task id.
         parent: the handle of the task before it in a chain, if any.
@@ -38,7 +41,7 @@ class AsyncResult(Generic[R]):
     def __init__(
         self,
         id: str,  # noqa: A002 - Celery's name
-        backend: Backend,
+        app: Backend | None = None,
         parent: "AsyncResult[Any] | GroupResult[Any] | None" = None,
         *,
         ignored: bool = False,
@@ -46,7 +49,7 @@ class AsyncResult(Generic[R]):
         self.id = id
         self.parent = parent
         self.ignored = ignored
-        self._backend = backend
+        self._backend: Backend = app or current_app()
         self._seen: TaskResult | None = None
 
     @property

@@ -6,7 +6,7 @@ They run on one background loop per process, or, inside a plain task, on the loo
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
@@ -14,6 +14,7 @@ from taskq.broker import REVOKED_FOR
 from taskq.options import CallOptions
 from taskq.result_sets import OnMessage
 from taskq.results import AsyncResult, GroupResult
+from taskq.store import TaskResult
 
 if TYPE_CHECKING:
     from taskq.canvas import group
@@ -83,6 +84,10 @@ def _loop_for_us() -> asyncio.AbstractEventLoop:
     return _background.loop()
 
 
+async def _next(events: AsyncGenerator[T, None]) -> T | None:
+    return await anext(events, None)
+
+
 class SyncResult(Generic[R]):
     """The blocking twin of `AsyncResult`: the same names, nothing to await."""
 
@@ -126,6 +131,15 @@ class SyncResult(Generic[R]):
     ) -> R:
         """Wait for the task and return its value; see `AsyncResult.get`."""
         return run_sync(self.handle.get(timeout, propagate=propagate, on_message=on_message), "result.get()")
+
+    def events(self) -> Iterator[TaskResult]:
+        """Every state from now on, ending with the final one; see `AsyncResult.events`."""
+        events = self.handle.events()
+        try:
+            while event := run_sync(_next(events), "anext(result.events())"):
+                yield event
+        finally:
+            run_sync(events.aclose(), "events.aclose()")
 
     def ready(self) -> bool:
         """Has the task ended?"""

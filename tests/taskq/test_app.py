@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from taskq import NotRegistered, OperationalError, Task, TaskQ, group
+from taskq import AsyncResult, NotRegistered, OperationalError, Task, TaskQ, group
+from taskq.compat import APP_ATTRIBUTES
 from taskq.errors import BrokerFull, DecodeError, EncodeError, PublishErrors
 from tests.faults import fail
 from tests.harness import Place
@@ -69,6 +71,30 @@ async def test_a_task_that_is_required_is_named_with_the_likely_one(app: TaskQ) 
     with pytest.raises(NotRegistered, match=r"proj\.ad\..*proj\.add"):
         app.require_task("proj.ad")
     assert app.find_task("proj.ad") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("add_periodic_task", "there is no beat here"), ("worker_main", "taskq worker"), ("Task", "base=")],
+)
+def test_what_celerys_app_has_is_told_with_what_to_do_instead(app: TaskQ, name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=f"Celery's app.{name} does not exist in taskq: .*{instead}"):
+        getattr(app, name)
+    assert not hasattr(app, name)
+    with pytest.raises(AttributeError, match="'TaskQ' object has no attribute 'nonsense'"):
+        app.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_hints_are_for_what_celerys_app_has_and_ours_has_not(app: TaskQ) -> None:
+    theirs = set(dir(Celery("proj"))) | {"on_after_finalize"}
+    assert sorted(set(APP_ATTRIBUTES) - theirs) == []
+    assert [name for name in APP_ATTRIBUTES if name in dir(app)] == []
+
+
+def test_a_handle_by_its_class_as_in_celery(app: TaskQ) -> None:
+    app.set_current()
+    assert AsyncResult[int]("some-id") == AsyncResult[int]("some-id", app=app) == app.AsyncResult("some-id")
+    assert AsyncResult[int]("some-id").backend is app
 
 
 def test_it_shows_its_broker_without_the_password() -> None:

@@ -76,6 +76,23 @@ async def test_groups_and_chains_from_a_thread(app: TaskQ, add: AnyTask) -> None
         await asyncio.to_thread(script)
 
 
+async def test_states_from_a_thread(app: TaskQ) -> None:
+    @app.task(bind=True)
+    async def steps(self: AnyTask) -> str:
+        await self.update_state("PROGRESS", {"done": 1})
+        return "all"
+
+    def script() -> None:
+        events = [(event.state, event.value) for event in steps.sync.apply_async(countdown=0.3).events()]
+        assert events == [("PROGRESS", {"done": 1}), ("SUCCESS", "all")]
+        for event in steps.sync.delay().events():  # left before its end
+            assert event.state in {"PROGRESS", "SUCCESS"}
+            break
+
+    async with running(app):
+        await asyncio.to_thread(script)
+
+
 async def test_inside_a_running_loop_it_says_what_to_await(add: AnyTask) -> None:
     with pytest.raises(RuntimeError, match=r"use `await task\.delay\(\.\.\.\)` here"):
         add.sync.delay(2, 2)
