@@ -151,8 +151,11 @@ class Link:
         )
 
     def _refused(self, error: BaseException) -> ConnectionLost:
+        problem = f"{type(error).__name__}: {str(error) or 'no answer'}"
+        if isinstance(error, aiormq.exceptions.InvalidFrameError) and "Connection.OpenOk" in problem:
+            problem = "the vhost does not exist, or this user may not use it"  # what the driver makes of it
         return ConnectionLost(
-            f"cannot connect to {self.shown} ({type(error).__name__}: {str(error) or 'no answer'}): "
+            f"cannot connect to {self.shown} ({problem}): "
             "check host, port, user, password and vhost, and that RabbitMQ runs"
         )
 

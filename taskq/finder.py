@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from taskq.app import TaskQ
-from taskq.errors import ConfigError
+from taskq.errors import ConfigError, TaskqError
 from taskq.loader import is_missing
 from taskq.near import near_match
 from taskq.sources import read_pyproject
@@ -157,11 +157,12 @@ def _attempt(what: str, outcome: str) -> str:
 
 
 def _failed(name: str, error: Exception) -> str:
-    """The module's own traceback: from its first frame on, without those of the import machinery."""
+    """The module's own traceback: without the frames of the import machinery, nor those of taskq for its own errors."""
+    left_out = ("importlib", str(Path(__file__).parent if isinstance(error, TaskqError) else Path(__file__)))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and frame.filename != __file__
+        if not any(text in frame.filename for text in left_out)
     ]
     shown = "".join([*traceback.format_list(frames), *traceback.format_exception_only(error)])
     return f"{name} failed when it was imported:\n{shown.rstrip()}"

@@ -133,7 +133,8 @@ async def publish_with_retry(
                 if not isinstance(error, OperationalError):
                     raise
                 shown = "1 try" if tries == 1 else f"{tries} tries"
-                text = f"could not hand the message to {mask(broker)}: {error} ({shown} in {elapsed:.1f} s)"
+                problem = str(error).removeprefix(f"{mask(broker)}: ")
+                text = f"could not hand the message to {mask(broker)}: {problem} ({shown} in {elapsed:.1f} s)"
                 kind = OperationalError if isinstance(error, PublishErrors) else type(error)
                 raise kind(text, maybe_accepted=maybe_accepted) from error
         await asyncio.sleep(pause)

@@ -100,7 +100,9 @@ class Target:
         finally:
             # The next try begins with the next URL of a failover list.
             self.endpoints.append(self.endpoints.pop(0))
-        raise ConnectionLost(f"{self.shown}: cannot connect: {problem}")
+        raise ConnectionLost(
+            f"{self.shown}: cannot connect ({problem.rstrip('.')}): check host and port, and that Redis runs"
+        )
 
     async def _master(self) -> Endpoint:
         """Ask the sentinels in turn who the master is."""

@@ -191,8 +191,16 @@ def resolve(outcomes: Sequence[Outcome]) -> None:
             future.set_exception(error)
 
 
+def make_folder(folder: Path) -> None:
+    """The folder of a file, where it is missing. The default one, which is beside code, keeps itself out of git."""
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if fresh and folder.name == ".taskq":
+        (folder / ".gitignore").write_text("*\n")
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -281,7 +289,8 @@ def create(db: sqlite3.Connection, schema: str) -> None:
 def explain(error: Exception, url: str, path: Path) -> Failure:
     """What went wrong and what to do about it, in words."""
     name = getattr(error, "sqlite_errorname", "")
-    kind = next((text for prefix, text in _EXPLANATIONS if name.startswith(prefix)), "{error}")
+    other = _FOLDER if isinstance(error, OSError) else "{error}"
+    kind = next((text for prefix, text in _EXPLANATIONS if name.startswith(prefix)), other)
     full = name == "SQLITE_FULL" or getattr(error, "errno", None) == errno.ENOSPC
     if name.startswith("SQLITE_IOERR") and no_space(path.parent):
         full = True
@@ -298,6 +307,7 @@ def no_space(folder: Path) -> bool:
 
 
 _FULL: Final = "no space left on the disk of {folder}: make room, then it goes on by itself ({error})"
+_FOLDER: Final = "its folder {folder} must exist or be made, and be writable ({error})"
 _EXPLANATIONS: Final = (
     (
         "SQLITE_BUSY",

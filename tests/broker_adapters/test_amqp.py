@@ -379,6 +379,12 @@ async def test_the_next_url_is_tried(vhost: str) -> None:
     await broker.close()
 
 
+async def test_a_vhost_that_is_not_there_is_told_in_words(vhost: str) -> None:
+    broker = AmqpBroker(BrokerConfig(str(URL(vhost).with_path("/no-such-vhost")), timeout=5))
+    with pytest.raises(ConnectionLost, match="the vhost does not exist, or this user may not use it"):
+        await broker.open()
+
+
 async def test_a_refused_login_says_so(vhost: str) -> None:
     url = vhost.replace("guest:guest", "guest:s3cret")
     broker = AmqpBroker(BrokerConfig(url, timeout=5))

@@ -143,3 +143,14 @@ def test_a_module_that_fails_shows_its_own_traceback(project: Write, text: str, 
     assert problem in shown
     assert "importlib" not in shown
     assert "finder.py" not in shown
+
+
+def test_a_module_that_taskq_refuses_shows_its_own_lines_alone(project: Write) -> None:
+    folder = project({"proj.py": 'from taskq import TaskQ\napp = TaskQ("proj", task_ack_late=True)\n'})
+    with pytest.raises(ConfigError) as caught:
+        find(folder, "proj:app")
+    lines = str(caught.value).splitlines()
+    assert [line.strip() for line in lines if "File " in line] == [
+        f'File "{folder / "proj.py"}", line 2, in <module>'
+    ]
+    assert lines[-1].endswith("Did you mean 'task_acks_late'?")

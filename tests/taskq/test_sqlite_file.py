@@ -42,6 +42,21 @@ def count(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT count(*) FROM t").fetchone()[0])
 
 
+async def test_the_default_folder_keeps_itself_out_of_git(tmp_path: Path) -> None:
+    for folder in (".taskq", "mine"):
+        one = SqliteFile(f"sqlite:///{tmp_path}/{folder}/x.db", SCHEMA, refuse)
+        await one.open()
+        one.close()
+    assert [path.read_text() for path in tmp_path.glob("*/.gitignore")] == ["*\n"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do() -> None:
+    failure = explain(
+        PermissionError(13, "Permission denied"), "sqlite:///x.db", Path("/srv/app/.taskq/x.db")
+    )
+    assert "its folder /srv/app/.taskq must exist or be made, and be writable" in failure.text
+
+
 # == URLs
 
 
