@@ -1,4 +1,9 @@
-"""For tests, yours as well as ours: an event loop that does not wait.
+"""For tests, yours as well as ours: a worker inside the test, and an event loop that does not wait.
+
+`start_worker` runs a worker in the test's own loop:
+
+    async with start_worker(app):
+        assert await (await add.delay(2, 2)) == 4
 
 `AutojumpLoop` skips the time in which nothing happens: `asyncio.sleep(3600)`, a countdown of an hour, a timeout of a
 day are over at once, in the right order, and `loop.time()` says that the hour has passed. `taskq.clock.now` tells the
@@ -26,15 +31,46 @@ With nothing scheduled at all it waits for such an answer, however long it takes
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import Any, TypeVar, TypeVarTuple
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from taskq import clock
 
+if TYPE_CHECKING:
+    from taskq import TaskQ
+    from taskq.worker import Worker
+
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
+
+
+@asynccontextmanager
+async def start_worker(app: "TaskQ", **options: Any) -> "AsyncIterator[Worker]":
+    """A worker in the running loop, ready; it finishes what it runs at the end, or stops at once if the body fails.
+
+    Args:
+        app: whose tasks it runs. With `broker="memory://name"` nothing but this process is needed.
+        options: as `taskq.worker.Worker` takes them: `queues`, `concurrency`, ...
+    """
+    from taskq.worker import Stop, Worker  # noqa: PLC0415 - the loop alone needs no worker
+
+    ready = asyncio.Event()
+    worker = Worker(app, on_ready=ready.set, **options)
+    run = asyncio.create_task(worker.run())
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([run, waiting], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not run.done():
+            yield worker
+    except BaseException:
+        worker.stop(Stop.COLD)
+        raise
+    finally:
+        waiting.cancel()
+        worker.stop()
+        await run
 
 
 class AutojumpLoop(asyncio.SelectorEventLoop):

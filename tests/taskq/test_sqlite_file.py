@@ -47,7 +47,7 @@ async def test_the_default_folder_keeps_itself_out_of_git(tmp_path: Path) -> Non
         one = SqliteFile(f"sqlite:///{tmp_path}/{folder}/x.db", SCHEMA, refuse)
         await one.open()
         one.close()
-    assert [path.read_text() for path in tmp_path.glob("*/.gitignore")] == ["*\n"]
+    assert texts(tmp_path, "*/.gitignore") == ["*\n"]
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_what_to_do() -> None:
@@ -55,6 +55,10 @@ def test_a_folder_that_cannot_be_made_is_named_with_what_to_do() -> None:
         PermissionError(13, "Permission denied"), "sqlite:///x.db", Path("/srv/app/.taskq/x.db")
     )
     assert "its folder /srv/app/.taskq must exist or be made, and be writable" in failure.text
+
+
+def texts(folder: Path, pattern: str) -> list[str]:
+    return [path.read_text() for path in folder.glob(pattern)]
 
 
 # == URLs

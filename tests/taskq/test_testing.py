@@ -1,11 +1,12 @@
 import asyncio
 import threading
 import time
+import uuid
 
 import pytest
 
-from taskq import clock
-from taskq.testing import AutojumpLoop
+from taskq import TaskQ, clock
+from taskq.testing import AutojumpLoop, start_worker
 
 pytestmark = pytest.mark.autojump
 
@@ -120,3 +121,39 @@ async def test_shutting_down_the_executor_takes_its_real_time() -> None:
     assert await asyncio.to_thread(threading.get_ident) != threading.get_ident()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert this_loop().time() < 60
+
+
+def test_a_worker_in_a_test_and_an_hour_that_passes_at_once() -> None:
+    async def main() -> float:
+        app = TaskQ("proj", broker=f"memory://{uuid.uuid4().hex}")
+
+        @app.task
+        async def remind(name: str) -> str:
+            return name
+
+        async with start_worker(app):
+            reminder = await remind.apply_async(("ann",), countdown=3600)
+            assert await reminder == "ann"
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=AutojumpLoop) as runner:
+        assert 3600 <= runner.run(main()) < 3660
+
+
+async def test_a_worker_in_a_test_that_fails_stops_at_once() -> None:
+    app = TaskQ("proj", broker=f"memory://{uuid.uuid4().hex}")
+    begun = asyncio.Event()
+
+    @app.task
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def body() -> None:
+        async with start_worker(app):
+            await endless.delay()
+            await begun.wait()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await body()
