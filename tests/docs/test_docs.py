@@ -27,6 +27,8 @@ PAGES = [name for name in ("calling", "tasks", "canvas") if (DOCS / f"{name}.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROMISE = re.compile(r"\s*#\s*(?:->|:|(?P<raises>raises))\s*(?P<text>\S.*?)\s*$", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)\s]*)?\)")
+_ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -123,6 +125,18 @@ async def test_what_a_page_shows_is_so(name: str) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for link in _LINK.findall(page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(text)}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_anchors_are_headings(page: Path) -> None:
+    for link, anchor in _ANCHOR.findall(page.read_text()):
+        assert anchor in anchors(page.parent / link if link else page), (link, anchor)
 
 
 def test_the_readme_links_every_page() -> None:
