@@ -11,7 +11,7 @@ from taskq.broker import Broker, BrokerConfig
 from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
 from taskq.clock import now
-from taskq.compat import APP_ATTRIBUTES
+from taskq.compat import no_attribute
 from taskq.connection import Connection
 from taskq.control import Control
 from taskq.eager import run_eagerly
@@ -380,9 +380,7 @@ class TaskQ:
 
         def __getattr__(self, name: str) -> Any:
             """What Celery's app has and this has not is told with what to do instead."""
-            if name in APP_ATTRIBUTES:
-                raise AttributeError(f"Celery's app.{name} does not exist in taskq: {APP_ATTRIBUTES[name]}")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(no_attribute(type(self).__name__, name))
 
     def __repr__(self) -> str:
         return f"<TaskQ {self.main} {mask(self.conf.broker_url)}>"

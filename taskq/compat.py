@@ -83,6 +83,13 @@ APP_ATTRIBUTES: Mapping[str, str] = {
 }
 
 
+def no_attribute(kind: str, name: str) -> str:
+    """What to say when an app is asked for an attribute it does not have."""
+    if name in APP_ATTRIBUTES:
+        return f"Celery's app.{name} does not exist in taskq: {APP_ATTRIBUTES[name]}"
+    return f"{kind!r} object has no attribute {name!r}"
+
+
 class Absent(NamedTuple):
     """A setting of Celery's that taskq does not have.
 

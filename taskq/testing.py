@@ -34,28 +34,24 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from taskq import clock
-
-if TYPE_CHECKING:
-    from taskq import TaskQ
-    from taskq.worker import Worker
+from taskq.app import TaskQ
+from taskq.worker.worker import Stop, Worker
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
 @asynccontextmanager
-async def start_worker(app: "TaskQ", **options: Any) -> "AsyncIterator[Worker]":
+async def start_worker(app: TaskQ, **options: Any) -> AsyncIterator[Worker]:
     """A worker in the running loop, ready; it finishes what it runs at the end, or stops at once if the body fails.
 
     Args:
         app: whose tasks it runs. With `broker="memory://name"` nothing but this process is needed.
         options: as `taskq.worker.Worker` takes them: `queues`, `concurrency`, ...
     """
-    from taskq.worker import Stop, Worker  # noqa: PLC0415 - the loop alone needs no worker
-
     ready = asyncio.Event()
     worker = Worker(app, on_ready=ready.set, **options)
     run = asyncio.create_task(worker.run())

@@ -64,8 +64,15 @@ MAY_NOT_IMPORT: Final = (
     ("taskq.canvas", ("taskq.app",), "a canvas knows its app only as something that sends"),
 )
 
-#: Everything else under taskq is the library: it knows neither the process, nor the command line, nor an adapter.
-LIBRARY_MAY_NOT_IMPORT: Final = ("taskq.worker*", "taskq.cli*", "taskq.broker_adapters*", "taskq.stores*")
+#: Everything else under taskq is the library: it knows neither the process, nor the command line, nor an adapter,
+#: nor what is there for tests, which starts workers.
+LIBRARY_MAY_NOT_IMPORT: Final = (
+    "taskq.worker*",
+    "taskq.cli*",
+    "taskq.broker_adapters*",
+    "taskq.stores*",
+    "taskq.testing",
+)
 NOT_LIBRARY: Final = (*LIBRARY_MAY_NOT_IMPORT, "taskq.__main__")
 
 #: third-party package -> the only modules that may import it

@@ -1,5 +1,5 @@
 """The process that runs tasks."""
 
-from taskq.worker.worker import Stop, Worker
+from taskq.worker.worker import Worker
 
-__all__ = ["Stop", "Worker"]
+__all__ = ["Worker"]
