@@ -31,7 +31,7 @@ INSPECT: Mapping[str, Remote] = {
     "conf": Remote(("with_defaults?",), "their settings"),
     "memdump": Remote(("samples?",), "the samples of memory taken"),
     "memsample": Remote((), "take a sample of the memory in use"),
-    "objgraph": Remote(("type?", "num?", "max_depth?"), "a graph of what keeps objects alive"),
+    "objgraph": Remote(("type?", "num?", "max_depth?"), "refused: it would hold up the event loop"),
     "ping": Remote((), "are they there"),
     "query_task": Remote(("ids*",), "where these tasks are"),
     "registered": Remote(("taskinfoitems*",), "tasks they know, with these attributes"),
