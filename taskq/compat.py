@@ -127,7 +127,7 @@ _TUNING = {
     "the worker's traceback is always told": "task_remote_tracebacks",
     "a call can say it: argsrepr, kwargsrepr": "task_repr_maxlevels",
     "coroutines run on the loop, plain functions in threads or processes: run_in, worker_concurrency": """
-        worker_autoscaler worker_pool worker_pool_putlocks worker_pool_restarts worker_pool_start_method
+        worker_pool worker_pool_putlocks worker_pool_restarts worker_pool_start_method
         worker_proc_alive_timeout worker_lost_wait""",
     "logs are set by --log-format and -l, or by your program: a root logger that has handlers is left alone": """
         worker_hijack_root_logger worker_log_color worker_log_datefmt worker_log_format worker_task_log_datefmt
@@ -135,6 +135,7 @@ _TUNING = {
     "standard output is never redirected": "worker_redirect_stdouts worker_redirect_stdouts_level",
     "it is about the inside of Celery's worker": """worker_agent worker_consumer worker_disable_prefetch
         worker_enable_soft_shutdown_on_idle worker_timer worker_timer_precision""",
+    "there is one kind: worker_autoscale": "worker_autoscaler",
     "use worker_grace": "worker_soft_shutdown_timeout",
     "revoked ids live in the broker": "worker_state_db",
     "quorum queues are recognized without it": "worker_detect_quorum_queues",

@@ -45,7 +45,7 @@ CONTROL: Mapping[str, Remote] = {
     "add_consumer": Remote(
         ("queue", "exchange?", "exchange_type?", "routing_key?"), "take from this queue, too"
     ),
-    "autoscale": Remote(("max?", "min?"), "refused: there is no autoscaler"),
+    "autoscale": Remote(("max?", "min?"), "bounds of a worker started with --autoscale"),
     "cancel_consumer": Remote(("queue",), "no longer take from this queue"),
     "disable_events": Remote((), "no events of tasks"),
     "enable_events": Remote((), "send events of tasks"),
