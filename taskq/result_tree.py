@@ -182,7 +182,9 @@ class _Drawing:
 
     def join(self, parent: Any, handle: Any) -> None:
         """What still follows nothing comes after what has sent it."""
-        for leaf in () if parent is None else handle.leaves():
+        if parent is None:
+            return
+        for leaf in handle.leaves():
             if not self.graph.before[leaf.id]:
                 self.graph.add(self.graph.nodes[leaf.id], [parent.id])
 
