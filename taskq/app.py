@@ -283,7 +283,9 @@ class TaskQ:
         if type(signature) is Signature:  # nearly always
             message = self.encoded(signature, parent, reply_to)
             headers = message.headers
-            result = AsyncResult[Any](headers["id"], self, ignored=bool(headers["ignore_result"]))
+            result: AsyncResult[Any] = AsyncResult(
+                headers["id"], self, ignored=bool(headers["ignore_result"])
+            )
             return Prepared([message], result, {})
         canvas = frozen(signature, reply_to)
         plan = lowered(canvas)

@@ -58,21 +58,20 @@ class CallBuilder:
         the priority.
         """
         get = signature.options.get
+        serializer = get("serializer") or (task.serializer if task else None) or self._conf.task_serializer
         call = Call(
-            task=signature.task,
-            id=get("task_id") or new_id(),
-            args=signature.args,
-            kwargs=signature.kwargs,
-            serializer=get_serializer(
-                get("serializer") or (task.serializer if task else None) or self._conf.task_serializer
-            ),
-            compression=get("compression")
-            or (task.compression if task else None)
-            or self._conf.task_compression,
-            origin=self._sender_name(),
-            reply_to=get("reply_to") or reply_to,
-            delivery_mode=self._delivery_mode(get("delivery_mode")),
+            signature.task,
+            get("task_id") or new_id(),
+            signature.args,
+            signature.kwargs,
+            get_serializer(serializer),
+            self._sender_name(),
         )
+        call.compression = (
+            get("compression") or (task.compression if task else None) or self._conf.task_compression
+        )
+        call.reply_to = get("reply_to") or reply_to
+        call.delivery_mode = self._delivery_mode(get("delivery_mode"))
         call.correlation_id = get("correlation_id") or call.id
         options = self._route(call, signature, task, parent)
         self._relate(call, options, parent)

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from taskq.broker import Broker
 from taskq.errors import EncodeError, OperationalError, PublishErrors
@@ -27,7 +28,7 @@ class Publisher:
     def __init__(self, connect: Callable[[], Awaitable[Broker]], url: str) -> None:
         self._connect = connect
         self.url = url
-        self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
+        self._waiting: deque[_Call] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -39,38 +40,55 @@ class Publisher:
             EncodeError: one of them cannot be written; the others may be safe.
         """
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in messages]
-        self._waiting.extend(zip(messages, futures, strict=True))
+        call = _Call(messages, loop.create_future())
+        self._waiting.append(call)
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
-        if len(futures) == 1:
-            await futures[0]
-        else:
-            _raise_failures(await asyncio.gather(*futures, return_exceptions=True))
+        if failures := await call.failures:
+            _raise(failures, len(messages))
 
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                await self._send(batch)
+                await self._send(self._batch())
         finally:
             self._flusher = None
-            for _, future in self._waiting:  # only when the loop is being torn down
-                future.cancel()
+            for call in self._waiting:  # only when the loop is being torn down
+                call.failures.cancel()
 
-    async def _send(self, batch: list[tuple[Message, asyncio.Future[None]]]) -> None:
-        try:
-            failures = await failures_of(await self._connect(), [message for message, _ in batch])
-        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
-            failures = dict.fromkeys(range(len(batch)), error)
-        for index, (_, future) in enumerate(batch):
-            if future.done():  # the caller was cancelled
-                continue
-            failure = failures.get(index)
-            if failure is None:
-                future.set_result(None)
-            else:
-                future.set_exception(failure)
+    def _batch(self) -> "list[_Call]":
+        """The next calls to go together: as many as have MAX_BATCH messages, but at least one."""
+        calls: list[_Call] = []
+        size = 0
+        while self._waiting and (not calls or size + len(self._waiting[0].messages) <= MAX_BATCH):
+            calls.append(self._waiting.popleft())
+            size += len(calls[-1].messages)
+        return calls
+
+    async def _send(self, calls: "list[_Call]") -> None:
+        messages = [message for call in calls for message in call.messages]
+        failures: dict[int, Exception] = {}
+        for start in range(0, len(messages), MAX_BATCH):
+            batch = messages[start : start + MAX_BATCH]
+            try:
+                found = await failures_of(await self._connect(), batch)
+            except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+                found = dict.fromkeys(range(len(batch)), error)
+            failures.update((start + index, error) for index, error in found.items())
+        start = 0
+        for call in calls:
+            end = start + len(call.messages)
+            own = {at - start: failures[at] for at in range(start, end) if at in failures} if failures else {}
+            if not call.failures.done():  # else the caller was cancelled
+                call.failures.set_result(own)
+            start = end
+
+
+class _Call(NamedTuple):
+    """The messages of one call, and what will be known of them: index -> error."""
+
+    messages: Sequence[Message]
+    failures: "asyncio.Future[Mapping[int, Exception]]"
 
 
 async def failures_of(broker: Broker, messages: Sequence[Message]) -> Mapping[int, Exception]:
@@ -90,16 +108,13 @@ async def failures_of(broker: Broker, messages: Sequence[Message]) -> Mapping[in
     return {}
 
 
-def _raise_failures(outcomes: Sequence[BaseException | None]) -> None:
-    failures = {index: error for index, error in enumerate(outcomes) if error is not None}
-    refused = {index: error for index, error in failures.items() if isinstance(error, OperationalError)}
+def _raise(failures: Mapping[int, Exception], count: int) -> None:
     for error in failures.values():
         if not isinstance(error, OperationalError):
             raise error
-    if refused and len(refused) == len(outcomes):
-        raise refused[0]
-    if refused:
-        raise PublishErrors(refused)
+    if len(failures) < count:
+        raise PublishErrors(cast("Mapping[int, OperationalError]", failures))
+    raise failures[min(failures)]
 
 
 def retry_policy(options: Mapping[str, Any], conf: Settings) -> Mapping[str, Any] | None:

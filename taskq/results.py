@@ -173,7 +173,11 @@ class AsyncResult(Generic[R]):
             Exception: what the task raised; TaskRevokedError if it was revoked or has expired.
             StoreError: the result store could not be reached.
         """
-        if not self.ignored and (self.state not in states.READY or on_message is not None):
+        if self.ignored or (self.state in states.READY and on_message is None):
+            return self._outcome(propagate)
+        if timeout is None:
+            await self._follow(on_message, interval)
+        else:
             limit = asyncio.timeout(timeout)
             try:
                 async with limit:
@@ -187,6 +191,12 @@ class AsyncResult(Generic[R]):
     async def _follow(self, on_message: OnMessage | None, interval: float | None) -> None:
         if self._seen is not None and self.state in states.READY:  # and on_message wants to hear of it
             await _tell(on_message, self._seen)
+            return
+        if on_message is None and interval is None:  # nearly always: without the layers of the rest
+            store = await self._backend.open_store()
+            async with contextlib.aclosing(store.watch(self.id)) as watched:
+                async for self._seen in watched:
+                    pass
             return
         async with contextlib.aclosing(self.events(interval=interval)) as events:
             async for event in events:

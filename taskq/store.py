@@ -76,18 +76,20 @@ class TaskResult:
     @classmethod
     def from_payload(cls, data: Mapping[str, Any]) -> "TaskResult":
         """The reverse of `payload`; unknown keys are kept in `extra`."""
-        extra = {key: value for key, value in data.items() if key not in _PAYLOAD_KEYS}
-        return cls(
-            task_id=data["task_id"],
-            state=data["status"],
-            value=data.get("result"),
-            traceback=data.get("traceback"),
-            children=data.get("children"),
-            date_done=data.get("date_done"),
-            group_id=data.get("group_id"),
-            parent_id=data.get("parent_id"),
-            extra=extra or None,
+        get = data.get
+        read = cls(
+            data["task_id"],
+            data["status"],
+            get("result"),
+            get("traceback"),
+            get("children"),
+            get("date_done"),
+            get("group_id"),
+            get("parent_id"),
         )
+        if not data.keys() <= _PAYLOAD_KEYS:
+            read.extra = {key: value for key, value in data.items() if key not in _PAYLOAD_KEYS}
+        return read
 
 
 _PAYLOAD_KEYS = frozenset(

@@ -16,18 +16,11 @@ from taskq.worker.outcome import Outcome, Settle
 def stored_state(job: Job, state: str, value: Any, text: str | None = None) -> TaskResult:
     """A state of a job's run; a final one gets its time."""
     request = job.request
+    done = datetime.now(UTC).isoformat() if state in states.READY else None
     result = TaskResult(
-        request.id,
-        state,
-        value,
-        text,
-        request.children,
-        group_id=request.group,
-        parent_id=request.parent_id,
-        reply_to=request.reply_to,
+        request.id, state, value, text, request.children, done, request.group, request.parent_id
     )
-    if state in states.READY:
-        result.date_done = datetime.now(UTC).isoformat()
+    result.reply_to = request.reply_to
     return result
 
 

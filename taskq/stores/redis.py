@@ -67,11 +67,12 @@ class Watcher:
         self.last: bytes | None = None
         self.present = False
         self._states: deque[bytes | StoreError] = deque()
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
 
     def tell(self, state: bytes | StoreError) -> None:
         self._states.append(state)
-        self._news.set()
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
         if isinstance(state, bytes):
             self.last = state
 
@@ -82,9 +83,9 @@ class Watcher:
             self.tell(state)
 
     async def next(self) -> bytes:
-        while not self._states:
-            self._news.clear()
-            await self._news.wait()
+        if not self._states:
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
         state = self._states.popleft()
         if isinstance(state, StoreError):
             raise state
