@@ -33,9 +33,9 @@ def redis(stack: ExitStack) -> Site:
 def amqp(stack: ExitStack) -> Site:
     """RabbitMQ, and a Redis for the results: its CPU counts to the server's."""
     results, pid = _redis(stack)
-    url = servers.start_rabbitmq(stack)
+    url, server = servers.start_rabbitmq(stack)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it does not answer at once
-    servers.wait_until(lambda: servers.rabbitmq_answers(url), "RabbitMQ")
+    servers.wait_until(lambda: servers.rabbitmq_answers(url), "RabbitMQ", server)
     beam = [child for child in _descendants(os.getpid()) if _command(child) == "beam.smp"]
 
     def clean() -> None:
@@ -53,8 +53,8 @@ async def _delete_queues(url: str) -> None:
 
 
 def _redis(stack: ExitStack) -> tuple[str, int]:
-    url = servers.start_redis(stack)
-    servers.wait_until(lambda: servers.redis_answers(url), "Redis")
+    url, server = servers.start_redis(stack)
+    servers.wait_until(lambda: servers.redis_answers(url), "Redis", server)
     with Redis.from_url(url) as client:
         return url + "/0", int(client.info("server")["process_id"])
 
