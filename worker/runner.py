@@ -16,6 +16,7 @@ from taskq.worker.insist import insist
 from taskq.worker.job import Job, Place
 from taskq.worker.outcome import Outcome, Settle
 from taskq.worker.results import stored_state
+from taskq.worker.ticks import clock_of
 
 logger = logging.getLogger("taskq.worker")
 
@@ -52,6 +53,7 @@ class Runner:
         self._concurrency = concurrency
         self._free = dict(slots)
         self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
         # Each run begins with a copy of this, not of what the run before it has set.
         self._context = contextvars.copy_context()
         self._ready: deque[Job] = deque()
@@ -95,7 +97,7 @@ class Runner:
             self.started[job.request.task] += 1
             if job.place is not Place.LOOP:
                 self._free[job.place] -= 1
-            job.started = self._loop.time()
+            job.started = self._clock()
             job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
 

@@ -40,6 +40,7 @@ from taskq.worker.runner import Runner
 from taskq.worker.supervisor import available_processors
 from taskq.worker.threads import ThreadPool
 from taskq.worker.throttle import Throttle
+from taskq.worker.ticks import clock_of
 from taskq.worker.verdict import Verdict
 from taskq.worker.watchdog import Watchdog
 
@@ -286,7 +287,7 @@ class _Parts:
 
     def _log(self, conf: Settings) -> RunLog:
         """Events of tasks are counted only where somebody may ask for them."""
-        clock = asyncio.get_running_loop().time
+        clock = clock_of(asyncio.get_running_loop())
         self.metrics = Metrics()
         return RunLog(clock=clock) if conf.http_bind is None else CountingLog(self.metrics, clock=clock)
 

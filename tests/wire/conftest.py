@@ -7,7 +7,7 @@ import pytest
 
 from tests.rabbit import rabbit_vhost
 from tests.servers import redis_server
-from tests.wire.fleet import CELERY, TASKS, running_celery, running_flower
+from tests.wire.fleet import CELERY, TASKS, running_celery, running_flower, shared_backend
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, url: str) -> Path:
     home = tmp_path / "project"
     home.mkdir()
     (home / "proj.py").write_text(TASKS)
-    (home / "celeryapp.py").write_text(CELERY.format(url=url))
+    (home / "celeryapp.py").write_text(CELERY.format(url=url, backend=shared_backend(url)))
     return home
 
 

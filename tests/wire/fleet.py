@@ -28,7 +28,7 @@ async def sleep(seconds):
 CELERY = """
 from celery import Celery
 import time
-app = Celery("proj", broker={url!r}, backend="rpc://")
+app = Celery("proj", broker={url!r}, backend={backend!r})
 @app.task(name="proj.add")
 def add(x, y):
     return x + y
@@ -38,6 +38,11 @@ def sleep(seconds):
 """
 
 NODE = "taskq@test"
+
+
+def shared_backend(url: str) -> str:
+    """Where Celery's tools find the results of taskq's workers."""
+    return "rpc://" if url.startswith("amqp") else url
 
 
 def env(url: str, folder: Path) -> dict[str, str]:
@@ -62,9 +67,10 @@ def asked(folder: Path, *arguments: str) -> Any:
 
 
 @contextlib.contextmanager
-def worker(url: str, folder: Path, *arguments: str) -> Iterator[Any]:
+def worker(url: str, folder: Path, *arguments: str, backend: str | None = None) -> Iterator[Any]:
+    settings = env(url, folder) | ({"TASKQ_RESULT_BACKEND": backend} if backend else {})
     with running_taskq(
-        "worker", "-A", "proj", "-n", NODE, *arguments, folder=folder, env=env(url, folder)
+        "worker", "-A", "proj", "-n", NODE, *arguments, folder=folder, env=settings
     ) as process:
         process.says("ready.")
         yield process

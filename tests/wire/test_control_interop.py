@@ -1,8 +1,7 @@
-"""Remote control and events between taskq and Celery's own tools: its command, its worker, and Flower."""
+"""Remote control and events between taskq and Celery's own tools: its command and its worker."""
 
 import asyncio
 import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -118,54 +117,3 @@ async def test_a_worker_learns_what_only_celery_knows_to_be_revoked(
             result = await app.send_task("proj.add", [1, 1], task_id="unwanted", queue="ours")
             with pytest.raises(TaskRevokedError):
                 await result.get(20)
-
-
-@pytest.mark.timeout(180)
-async def test_flower_shows_a_taskq_worker_and_its_buttons_work(url: str, folder: Path, flower: int) -> None:
-    port = flower
-    with worker(url, folder, "-E") as process:
-        async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
-
-            async def workers() -> Any:
-                found = await fetch(port, "/api/workers?refresh=1")
-                return found.get(NODE) if isinstance(found, dict) else None
-
-            shown = await eventually(workers, within=60, every=0.5)
-            assert shown["stats"]["pool"]["max-concurrency"] == 100
-            assert "proj.add" in shown["registered"]
-            assert [queue["name"] for queue in shown["active_queues"]] == ["celery"]
-            result = await app.send_task("proj.add", [20, 22])
-            assert await result.get(20) == 42
-
-            async def task() -> Any:
-                found = await fetch(port, "/api/tasks")
-                one = found.get(result.id) if isinstance(found, dict) else None
-                return one if one and one["state"] == "SUCCESS" else None
-
-            told = await eventually(task, within=20, every=0.5)
-            assert (told["name"], told["args"], told["result"]) == ("proj.add", "(20, 22)", "42")
-            assert told["worker"] == NODE
-            assert told["runtime"] >= 0
-            limited = await fetch(port, "/api/task/rate-limit/proj.sleep", workername=NODE, ratelimit="7/m")
-            assert limited == {"message": "new rate limit set successfully"}
-            running = await app.send_task("proj.sleep", [60])
-            await eventually(lambda: app.control.inspect([NODE]).query_task(running.id))
-            assert "message" in await fetch(port, f"/api/task/revoke/{running.id}?terminate=true", post="")
-            await eventually(running.ready)
-            assert running.state == "REVOKED"
-            assert "message" in await fetch(port, f"/api/worker/shutdown/{NODE}", post="")
-            assert process.wait(30) == 0, process.output
-
-
-async def fetch(port: int, path: str, **form: str) -> Any:
-    """Flower's answer as data; None while it does not answer."""
-    data = "&".join(f"{name}={value}" for name, value in form.items()).encode() if form else None
-
-    def get() -> Any:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=15) as answer:
-                return json.load(answer)
-        except OSError:
-            return None
-
-    return await asyncio.to_thread(get)

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from taskq import TaskQ
 from taskq.bus import Exchange
@@ -103,6 +105,26 @@ async def test_a_task_tells_its_story(place: Place) -> None:
         assert offline["processed"] >= 4
         clocks = [event["clock"] for event in seen.events if event["hostname"] == "w@test"]
         assert clocks == sorted(set(clocks))
+
+
+def test_a_run_shorter_than_a_millisecond_takes_time() -> None:
+    """On the worker's own loop, whose clock counts whole ones."""
+
+    async def runtimes() -> list[float]:
+        url = f"memory://{uuid.uuid4()}"
+        place = Place(url, url, {"worker_send_task_events": True})
+        async with place.app() as app, place.app() as caller, monitor(caller) as seen:
+            add_tasks(app)
+            async with running(app, hostname="w@test"):
+                for _ in range(5):
+                    await (await caller.send_task("proj.add", (1, 1))).get(10)
+                await eventually(lambda: len(seen.of("task-succeeded")) == 5)
+            return [event["runtime"] for event in seen.of("task-succeeded")]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(runtimes())
+    assert all(runtime > 0 for runtime in found)
+    assert any(round(runtime, 3) != runtime for runtime in found)
 
 
 async def test_tasks_are_silent_unless_asked(place: Place) -> None:
