@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import platform
 import resource
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -186,7 +186,7 @@ def stats(panel: Panel, **_: Any) -> Data:
         "rusage": _usage(),
         "sw_ident": "taskq",
         "sw_ver": VERSION,
-        "sw_sys": sys.platform,
+        "sw_sys": platform.system(),
     }
 
 
