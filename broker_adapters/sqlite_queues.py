@@ -113,21 +113,26 @@ def insert_chunk(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     cells: list[Any] = []
     for queue, rank, raw, *_ in messages:
         cells += (queue, rank, raw)
-    values = ",".join(["(?,?,?)"] * len(messages))
-    insert = f"INSERT INTO messages (queue, rank, raw) VALUES {values}"  # noqa: S608 - nothing but placeholders
-    last = db.execute(insert, cells).lastrowid or 0
-    first = last - len(messages) + 1  # one writer at a time: the numbers of one INSERT follow each other
-    delayed = [
-        (message.due, first + n, message.task)
-        for n, message in enumerate(messages)
-        if message.due is not None
-    ]
-    delay(db, delayed)
-    db.execute(
-        "INSERT INTO ready SELECT queue, rank, id FROM messages WHERE id BETWEEN ? AND ?"
-        " AND id NOT IN (SELECT value FROM json_each(?))",
-        (first, last, json.dumps([number for _, number, _ in delayed])),
+    last = (
+        db.execute(f"INSERT INTO messages (queue, rank, raw) {values(len(messages))}", cells).lastrowid or 0
     )
+    first = last - len(messages) + 1  # one writer at a time: the numbers of one INSERT follow each other
+    ready: list[Any] = []
+    delayed: list[tuple[float, int, str]] = []
+    for number, message in enumerate(messages, first):
+        if message.due is None:
+            ready += (message.queue, message.rank, number)
+        else:
+            delayed.append((message.due, number, message.task))
+    if ready:
+        db.execute(f"INSERT INTO ready {values(len(ready) // 3)}", ready)
+    if delayed:
+        delay(db, delayed)
+
+
+def values(count: int) -> str:
+    """Placeholders for so many rows of three cells."""
+    return "VALUES " + ",".join(["(?,?,?)"] * count)
 
 
 def delay(db: sqlite3.Connection, delayed: Sequence[tuple[float, int, str]]) -> None:
