@@ -44,8 +44,6 @@ SAME: list[Case] = [
     ("rate_limit", {"task_name": "proj.sleep", "rate_limit": 0}),
     ("rate_limit", {"task_name": "proj.sleep", "rate_limit": ""}),
     ("rate_limit", {"task_name": "no.such", "rate_limit": "1/m"}),
-    ("rate_limit", {"task_name": "proj.sleep", "rate_limit": "x"}),
-    ("rate_limit", {"task_name": "proj.sleep", "rate_limit": "1/y"}),
     ("rate_limit", {"task_name": "proj.sleep"}),
     ("time_limit", {"task_name": "proj.sleep", "soft": 100, "hard": 200}),
     ("time_limit", {"task_name": "proj.sleep", "soft": 0, "hard": 0}),
@@ -62,6 +60,14 @@ SAME: list[Case] = [
     ("cancel_consumer", {"queue": "no-such"}),
     ("pool_restart", {}),
     ("no_such_command", {}),
+]
+#: Refused by both, in words of their own.
+REFUSED: list[Case] = [
+    ("rate_limit", {"task_name": "proj.sleep", "rate_limit": "x"}),
+    ("rate_limit", {"task_name": "proj.sleep", "rate_limit": "1/y"}),
+    ("revoke", {"task_id": "t1", "terminate": True, "signal": "NOPE"}),
+    ("autoscale", {"max": 5, "min": 1}),
+    ("objgraph", {"num": "x"}),
 ]
 #: Values of each worker's own: the same keys and kinds of value.
 ALIKE: list[Case] = [
@@ -123,6 +129,9 @@ async def test_every_command_is_answered_as_a_celery_worker_does(
                 if ordered(command, theirs) != ordered(command, ours):
                     different.append((command, arguments, theirs, ours))
             assert different == []
+            for command, arguments in REFUSED:
+                theirs, ours = await asyncio.to_thread(tell, command, arguments)
+                assert [list(theirs), list(ours)] == [["error"], ["error"]], (command, theirs, ours)
             for command, arguments in ALIKE:
                 theirs, ours = await asyncio.to_thread(tell, command, arguments)
                 if "conf" in command:  # settings of its own: their names, and that they are masked
