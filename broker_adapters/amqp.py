@@ -16,6 +16,7 @@ from typing import ClassVar
 import aiormq
 
 from taskq.broker import BrokerConfig, Features, Queue
+from taskq.broker_adapters.amqp_boxes import AmqpBoxes
 from taskq.broker_adapters.amqp_browse import Browser, SharedLog
 from taskq.broker_adapters.amqp_bus import AmqpBus
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer, Parts
@@ -52,6 +53,7 @@ class AmqpBroker:
         self._revocations = Revocations(log(names.revoked))
         self._letters = DeadLetters(names.dead, self._sender, browser)
         self._consumers: list[AmqpConsumer] = []
+        self.boxes = AmqpBoxes(self._sender, self._consuming, self._connect_consuming)
         self.bus = AmqpBus(self._publishing, self._consuming, self._connect_consuming)
 
     async def open(self) -> None:

@@ -51,8 +51,8 @@ class DataChannel:
         if self.tap.closed or self._channel.is_closed:
             self._lost()
 
-    async def consume(self, queue: str, consumer_tag: str, prefetch: int) -> None:
-        """Have a queue delivered, `prefetch` unsettled messages at a time.
+    async def consume(self, queue: str, consumer_tag: str, prefetch: int, *, exclusive: bool = False) -> None:
+        """Have a queue delivered, `prefetch` unsettled messages at a time (0: no bound).
 
         Raises:
             OperationalError: the broker refuses.
@@ -60,7 +60,11 @@ class DataChannel:
         try:
             await self._raw.basic_qos(prefetch_count=min(prefetch, 65535), timeout=self.link.config.timeout)
             await self._raw.basic_consume(
-                queue, self._on_message, consumer_tag=consumer_tag, timeout=self.link.config.timeout
+                queue,
+                self._on_message,
+                consumer_tag=consumer_tag,
+                exclusive=exclusive,
+                timeout=self.link.config.timeout,
             )
         except DRIVER_ERRORS as error:
             raise self.link.error(error) from error

@@ -53,6 +53,7 @@ class TappedChannel(DataChannel):
     def __init__(self, link: Link, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None) -> None:
         super().__init__(link, channel, deliver)
         self._number = 0
+        self._reader: ChannelReader | None = None
         self._frame_max = 0
         self._last = 0  # number of the last publish on this channel, as confirms count them
         self._oldest = 1  # every publish before this one is answered for
@@ -64,13 +65,14 @@ class TappedChannel(DataChannel):
         await super().start()
         self._number = self._raw.number
         self._frame_max = self._raw.connection.connection_tune.frame_max or 131072
-        self.tap.serve(self._number, ChannelReader(self))
+        self._reader = ChannelReader(self)
+        self.tap.serve(self._number, self._reader)
 
     async def close(self) -> None:
         try:
             await super().close()
         finally:
-            self.tap.release(self._number)
+            self.tap.release(self._number, self._reader)
 
     async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
         batch = _Batch(messages)

@@ -55,9 +55,10 @@ class Tap:
         """From now on the data frames of this channel are the reader's."""
         self._readers[channel] = reader
 
-    def release(self, channel: int) -> None:
-        """Give a channel back to the driver."""
-        self._readers.pop(channel, None)
+    def release(self, channel: int, reader: ChannelReader | None) -> None:
+        """Give a channel back to the driver; by now its number may be another's."""
+        if self._readers.get(channel) is reader:
+            self._readers.pop(channel, None)
 
     def write(self, frames: bytes) -> None:
         """Send whole frames; dropped when the connection is lost, as everything in flight then is."""

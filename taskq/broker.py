@@ -238,6 +238,56 @@ def hand_out(ready: deque[Delivery], limit: int, max_bytes: int) -> list[Deliver
     return taken
 
 
+class Hold(Protocol):
+    """A box that is read; see `Boxes.hold`."""
+
+    async def next(self) -> Message | None:
+        """The next message, in the order of the box; None: the box was sealed by somebody.
+
+        Raises:
+            OperationalError: none came within the configured timeout, or the connection broke.
+        """
+        ...
+
+    async def release(self) -> None:
+        """Let others hold the box: all that was in it is in it again, in its old order."""
+        ...
+
+
+class Boxes(Protocol):
+    """Boxes of messages: many fill one, one at a time reads it, and it is closed for good in one step.
+
+    Every method raises OperationalError when the broker cannot be asked. A box that nobody uses for as long as
+    `BrokerConfig.queue` says of it (`x-expires`) goes.
+    """
+
+    async def put(self, box: str, messages: Sequence[Message], *, make: bool = False) -> bool:
+        """Add messages; False: the box is sealed.
+
+        A more urgent message stands before all others, else their order is that of arrival. A box that is not
+        there is made; with `make` that is seen to first, so that no message can come before the ones given here.
+        """
+        ...
+
+    async def look(self, box: str) -> tuple[int, bool] | None:
+        """How many messages may be held, and whether somebody holds them now; None: there is no such box.
+
+        While nobody holds it these are all messages; those of a sealed one are gone.
+        """
+        ...
+
+    async def hold(self, box: str, limit: int) -> Hold | None:
+        """Read the box, up to `limit` messages (0 = all); None: somebody holds it, or it is gone.
+
+        It is let go by `Hold.release`, or by the end of the connection.
+        """
+        ...
+
+    async def seal(self, box: str, hold: Hold | None = None) -> None:
+        """Drop all that is in the box and, for five minutes, what is put into it later; `hold` is ours, if we hold it."""
+        ...
+
+
 def open_broker(config: BrokerConfig) -> Broker:
     """Build (not yet connect) the broker of a URL.
 

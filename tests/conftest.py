@@ -98,6 +98,13 @@ def place_rabbitmq(session_vhost: str, redis_url: str) -> Iterator[Place]:
     drop_keys(url, prefix)
 
 
+@pytest.fixture
+def place_rpc(session_vhost: str) -> Place:
+    """RabbitMQ alone: results go to the caller."""
+    settings = {"task_default_queue": f"taskq-test-{uuid.uuid4().hex[:12]}"}
+    return Place(session_vhost, "rpc://", settings)
+
+
 def drop_keys(url: str, prefix: str) -> None:
     with redis.Redis.from_url(url) as client:
         if keys := list(client.scan_iter(f"{prefix}*", count=1000)):

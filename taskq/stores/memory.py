@@ -73,8 +73,9 @@ class Chord:
         if self.ended:
             return None
         key = part.task_id, FOREVER if index is None else index
-        self._parts.setdefault(key, raw)
-        self._failed |= part.state != SUCCESS
+        if key not in self._parts:
+            self._parts[key] = raw
+            self._failed |= part.state != SUCCESS
         if self.size is None or not (self._failed or len(self._parts) >= self.size + len(self._added)):
             return None
         if self._claimed_until > time:

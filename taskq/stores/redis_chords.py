@@ -47,8 +47,8 @@ local token = ARGV[1] .. ':' .. ARGV[4]
 if redis.call('SISMEMBER', d, token) == 0 then
   if ordered then redis.call('ZADD', j, ARGV[4], ARGV[2]) else redis.call('RPUSH', j, ARGV[2]) end
   redis.call('SADD', d, token)
+  if ARGV[7] == '1' then redis.call('SET', f, 1) end
 end
-if ARGV[7] == '1' then redis.call('SET', f, 1) end
 if ARGV[5] ~= '0' then
   for _, key in ipairs({j, t, s, d, f, KEYS[7], group}) do redis.call('EXPIRE', key, ARGV[5]) end
 end

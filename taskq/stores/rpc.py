@@ -1,8 +1,8 @@
 """Results sent straight to their caller, as Celery's `rpc://` (celery-protocol.md 4.9).
 
 Each state of a task is one message to the queue that the task's message named in `reply_to`. Nothing is stored
-on the way: who asks for a result must be who called (or share its store object), and there are no chords and no
-saved groups. It works over any broker of taskq, on a connection of its own.
+on the way: who asks for a result must be who called (or share its store object), and there are no saved groups.
+The parts of chords wait in queues of their own (rpc_chords). All of it is on a connection of its own.
 """
 
 import asyncio
@@ -10,15 +10,16 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 from uuid import uuid4
 
-from taskq.broker import BrokerConfig, Consumer, Queue, open_broker
+from taskq.broker import Boxes, BrokerConfig, Consumer, Queue, open_broker
 from taskq.clock import now
 from taskq.errors import DecodeError, OperationalError, PublishErrors, StoreError, Unroutable
 from taskq.message import Delivery, Message
 from taskq.states import READY, SUCCESS
 from taskq.store import StoreConfig, TaskResult
+from taskq.stores.rpc_chords import Chords
 
 log = logging.getLogger("taskq.stores")
 
@@ -28,6 +29,12 @@ _PREFETCH = 1000
 _KEPT = 100_000
 #: The most states of one task kept for the first who watches it.
 _UNSEEN = 100
+
+
+class _WithBoxes(Protocol):
+    """What the broker of `rpc+amqp` can do besides."""
+
+    boxes: Boxes
 
 
 class _Watcher:
@@ -45,7 +52,7 @@ class _Watcher:
 class RpcStore:
     """Sends results, and receives those of its own calls; see `taskq.store.ResultStore`."""
 
-    keeps_chords: ClassVar[bool] = False
+    keeps_chords: ClassVar[bool] = True
 
     def __init__(self, config: StoreConfig) -> None:
         self.reply_to = str(uuid4())
@@ -62,6 +69,8 @@ class RpcStore:
                 name="taskq:results",
             )
         )
+        boxes = cast("_WithBoxes", self._broker).boxes
+        self._chords = Chords(boxes, config.serializer, config.options.get("namespace", "taskq"))
         self._consumer: Consumer | None = None
         self._reader: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -76,6 +85,7 @@ class RpcStore:
             raise StoreError(f"results cannot be sent or received: {error}") from error
 
     async def close(self) -> None:
+        await self._chords.close()
         if self._consumer is not None:
             await self._consumer.close()
         if self._reader is not None:
@@ -141,22 +151,16 @@ class RpcStore:
             self._received.pop(task_id, None)
 
     async def begin_chords(self, sizes: Mapping[str, int]) -> None:
-        """Raises StoreError: answers go to the caller alone, so that no worker could count the parts."""
-        raise StoreError(
-            f"rpc:// cannot keep the parts of chords (asked for {', '.join(sizes)}): "
-            "use a result_backend that stores, such as redis://"
-        )
+        await self._chords.begin(sizes)
 
-    async def grow_chord(self, group_id: str, task_id: str) -> None:  # noqa: ARG002 - the seam's signature
-        """Raises StoreError, as `begin_chords`."""
-        await self.begin_chords({group_id: 1})
+    async def grow_chord(self, group_id: str, task_id: str) -> None:
+        await self._chords.grow(group_id, task_id)
 
-    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:  # noqa: ARG002 - the seam's signature
-        """Goes nowhere: no chord was begun here."""
-        return None
+    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        return await self._chords.join(part, index)
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
-        """Nothing is kept."""
+        await self._chords.end(group_ids)
 
     async def save_group(self, group_id: str, data: Any) -> None:  # noqa: ARG002 - the seam's signature
         """Raises StoreError: nothing is kept here that another process could read."""

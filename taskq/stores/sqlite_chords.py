@@ -71,7 +71,7 @@ def join(db: sqlite3.Connection, part: Part, expires: float) -> list[bytes] | Cl
     added = db.execute("INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?)", (chord, place, task_id, raw))
     db.execute(
         "UPDATE chords SET returned = returned + ?, failed = failed OR ? WHERE id = ?",
-        (added.rowcount, state != SUCCESS, chord),
+        (added.rowcount, added.rowcount and state != SUCCESS, chord),
     )
     complete, claimant, claimed_until = db.execute(
         "SELECT size IS NOT NULL AND (failed OR returned >= size +"

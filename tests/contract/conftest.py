@@ -18,6 +18,7 @@ from taskq.broker_adapters.sqlite_queues import Outgoing, publish
 from taskq.store import ResultStore, StoreConfig, open_store
 from taskq.stores.memory import HUBS as STORE_HUBS
 from taskq.stores.redis import RedisStore
+from taskq.stores.rpc import RpcStore
 from taskq.stores.sqlite import SqliteStore
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 from tests.rabbit import rabbit_vhost
@@ -164,6 +165,16 @@ def store_sqlite(tmp_path: Path) -> StoreSite:
 
     url = f"sqlite:///{tmp_path}/results/taskq.db"
     return StoreSite(url, watchers=watchers, unreachable=f"sqlite:///{__file__}/taskq.db")
+
+
+@pytest.fixture
+def store_rpc(amqp_vhost: str) -> StoreSite:
+    def watchers(store: ResultStore, task_id: str) -> int:
+        assert isinstance(store, RpcStore)
+        return store.watchers(task_id)
+
+    options = {"namespace": f"taskq-{uuid.uuid4().hex[:8]}"}
+    return StoreSite(f"rpc+{amqp_vhost}", watchers=watchers, options=options)
 
 
 @pytest.fixture(params=STORES)

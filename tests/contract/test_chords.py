@@ -8,7 +8,19 @@ import pytest
 from taskq.clock import now, set_source
 from taskq.states import FAILURE, REVOKED, SUCCESS
 from taskq.store import CHORD_CLAIM, ResultStore, TaskResult
-from tests.contract.sites import ConnectStore
+from tests.contract.conftest import STORES
+from tests.contract.sites import ConnectStore, StoreSite
+
+#: Besides those that keep results, the one that sends them.
+STORES_OF_CHORDS = [*STORES, pytest.param("rpc", marks=pytest.mark.rabbitmq)]
+
+
+@pytest.fixture(params=STORES_OF_CHORDS)
+def store_site(request: pytest.FixtureRequest) -> StoreSite:
+    found = request.getfixturevalue(f"store_{request.param}")
+    assert isinstance(found, StoreSite)
+    return found
+
 
 FAILED = {"exc_type": "ValueError", "exc_message": ["boom"], "exc_module": "builtins"}
 
@@ -58,6 +70,16 @@ async def test_a_part_that_comes_twice_counts_once(connect_store: ConnectStore) 
     joined = await store.join(part("b"), 1)
     assert joined is not None
     assert [p.task_id for p in joined] == ["a", "b"]
+
+
+async def test_a_part_that_comes_twice_is_what_it_was_at_first(connect_store: ConnectStore) -> None:
+    store = await connect_store()
+    await store.begin_chords({"g": 2})
+    assert await returned(store, ("a", 0)) == [None]
+    assert await store.join(part("a", FAILED, FAILURE), 0) is None
+    joined = await store.join(part("b"), 1)
+    assert joined is not None
+    assert [(p.task_id, p.state) for p in joined] == [("a", SUCCESS), ("b", SUCCESS)]
 
 
 async def test_the_same_task_may_have_two_places(connect_store: ConnectStore) -> None:
