@@ -361,10 +361,10 @@ async def test_rate_limits_let_one_through_at_a_time_and_others_pass(site: Site)
 
 async def test_rate_limits_of_unknown_tasks_and_bad_ones(site: Site) -> None:
     assert await site.tell("rate_limit", task_name="no.such", rate_limit="10/m") == {"error": "unknown task"}
-    assert await site.tell("rate_limit", task_name="proj.add", rate_limit="x/y") == {
-        "error": "Invalid rate limit string: ValueError(\"could not convert string to float: 'x'\")"
-    }
-    assert await site.tell("rate_limit", task_name="proj.add", rate_limit="1/y") == {"error": "KeyError('y')"}
+    for rate in ("x/y", "1/y"):
+        refused = await site.tell("rate_limit", task_name="proj.add", rate_limit=rate)
+        assert refused["error"].startswith("Invalid rate limit string: ")
+        assert repr(rate) in refused["error"]
 
 
 async def test_time_limits_hold_for_the_next_run(site: Site) -> None:
