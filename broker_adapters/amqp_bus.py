@@ -13,7 +13,7 @@ import aiormq
 from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp_browse import CLASSIC
-from taskq.broker_adapters.amqp_link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp_link import DRIVER_ERRORS, Link, ended
 from taskq.broker_adapters.amqp_plain import Properties, message_of
 from taskq.broker_adapters.amqp_topology import Raw
 from taskq.bus import Arrivals, Exchange, Inbox
@@ -45,8 +45,7 @@ class AmqpListener(Arrivals):
 
     async def close(self) -> None:
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await ended(self._keeper)
         await self._detach()
         self.end()
 

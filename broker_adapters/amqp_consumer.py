@@ -9,7 +9,7 @@ from typing import NamedTuple
 from taskq.broker import ANY_SIZE
 from taskq.broker_adapters.amqp_channel import DataChannel
 from taskq.broker_adapters.amqp_holds import Holds
-from taskq.broker_adapters.amqp_link import Link
+from taskq.broker_adapters.amqp_link import Link, ended
 from taskq.broker_adapters.amqp_marks import came_back, is_delayed, undelay
 from taskq.broker_adapters.amqp_records import DeadLetters, Deaths
 from taskq.broker_adapters.amqp_sender import Sender, open_data_channel
@@ -169,9 +169,8 @@ class AmqpConsumer:
         self._closed = True
         self._news.set()
         self._holds.stop()
-        for keeper in self._tasks[:2]:
-            keeper.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks[:2])
+        await asyncio.gather(*self._tasks[2:], return_exceptions=True)
         await self._detach()
 
     def _owns(self, delivery: Delivery) -> bool:

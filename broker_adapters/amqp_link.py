@@ -84,8 +84,7 @@ class Link:
         self._closing = True
         self._up.set()  # whoever waits learns from `ready` that it is over
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await ended(self._keeper)
         await self._disconnect()
 
     async def ready(self) -> aio_pika.Connection:
@@ -219,6 +218,20 @@ class Link:
         except DRIVER_ERRORS as error:
             log.debug("closing: %r", error)
             self.tap.abort()
+
+
+async def ended(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks until they have ended.
+
+    Once may not be enough: Python 3.11's `asyncio.wait_for`, in which the driver waits for answers, forgets a cancellation that
+    comes together with the answer (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _driver_url(url: str, *, tls: bool) -> URL:

@@ -19,6 +19,7 @@ from taskq.broker_adapters import amqp_holds, amqp_marks
 from taskq.broker_adapters.amqp import AmqpBroker
 from taskq.broker_adapters.amqp_consumer import AmqpConsumer
 from taskq.broker_adapters.amqp_delay import DELIVERY, LEVELS, Level, delayed_key, entry, levels, plain_key
+from taskq.broker_adapters.amqp_link import ended
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.message import Delivery, Message
 from tests.polling import eventually
@@ -656,3 +657,21 @@ async def test_what_a_dead_worker_held_for_long_returns(open_broker: Open, queue
     (again,) = await take(heir, 1)
     assert (again.redelivered, again.deaths, again.message.headers) == (True, 1, held.message.headers)
     await heir.settle(ack=[again])
+
+
+async def test_a_task_that_forgets_a_cancellation_is_ended_all_the_same() -> None:
+    """As Python 3.11's wait_for does, in which the driver waits for answers."""
+    forgotten = asyncio.Event()
+
+    async def keeper() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            forgotten.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(keeper())
+    await asyncio.sleep(0)
+    await ended(task)
+    assert forgotten.is_set()
+    assert task.cancelled()
