@@ -26,9 +26,9 @@ app.conf.update(
 )
 
 
-def note(event: str, number: int) -> None:
+def note(event: str, number: object) -> None:
     with open(os.environ["JOBS_LOG"], "a", encoding="ascii") as log:  # noqa: PTH123 - as short as can be
-        log.write(f"{event} {number} {time.time()} {os.getpid()}\n")
+        log.write(f"{event} {number if isinstance(number, int) else -2} {time.time()} {os.getpid()}\n")
 
 
 def job(number: int, seconds: float = 0.0) -> int:

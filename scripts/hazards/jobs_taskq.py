@@ -9,10 +9,10 @@ from taskq import TaskQ
 app = TaskQ("jobs")
 
 
-def note(event: str, number: int) -> None:
+def note(event: str, number: object) -> None:
     """One line, written at once: it is whole even after kill -9."""
     with open(os.environ["JOBS_LOG"], "a", encoding="ascii") as log:  # noqa: PTH123 - as short as can be
-        log.write(f"{event} {number} {time.time()} {os.getpid()}\n")
+        log.write(f"{event} {number if isinstance(number, int) else -2} {time.time()} {os.getpid()}\n")
 
 
 @app.task(name="jobs.job")
