@@ -179,15 +179,14 @@ class TaskQ:
             ConfigError: `rpc://` without an AMQP broker.
         """
         conf = self.conf
+        tls = conf.broker_use_ssl if conf.result_backend in {None, "rpc://"} else conf.redis_backend_use_ssl
         return StoreConfig(
             url=store_url(conf.result_backend, conf.broker_url),
             expires=conf.result_expires,
             serializer=get_serializer(conf.result_serializer),
             options=conf.result_backend_transport_options,
             timeout=conf.broker_connection_timeout,
-            ssl=_tls(
-                conf.broker_use_ssl if conf.result_backend in {None, "rpc://"} else conf.redis_backend_use_ssl
-            ),
+            ssl=_tls(tls),
         )
 
     # --- connections ----------------------------------------------------------------------------------------
