@@ -18,28 +18,33 @@ def spin() -> int:
     return found
 
 
-def machine_rate(processes: int, n: int) -> float:
-    """Have so many plain Python processes that know nothing of each other share n calls of `spin`; calls a second."""
-    command = [sys.executable, "-m", "benchmarks.spin", str(n // processes)]
+def machine_rate(processes: int, seconds: float) -> float:
+    """Calls of `spin` a second by so many plain Python processes that know nothing of each other, together."""
+    command = [sys.executable, "-m", "benchmarks.spin", str(seconds)]
     with ExitStack() as stack:
         running = [
             stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, bufsize=0))
             for _ in range(processes)
         ]
-        for process in running:
-            assert process.stdout is not None
-            process.stdout.readline()
-        began = time.monotonic()
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write(b"go\n")
-        for process in running:
-            process.wait()
-        return n / (time.monotonic() - began)
+        pipes = [(process.stdin, process.stdout) for process in running]
+        for _, answers in pipes:
+            assert answers is not None
+            answers.readline()
+        for orders, _ in pipes:
+            assert orders is not None
+            orders.write(b"go\n")
+        return sum(int(answers.readline()) for _, answers in pipes if answers is not None) / seconds
+
+
+def main(seconds: float) -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        spin()
+        count += 1
+    print(count)
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for _ in range(int(sys.argv[1])):
-        spin()
+    main(float(sys.argv[1]))

@@ -22,6 +22,8 @@ from scripts.soak.places import Place, Server
 QUIET = (3.0, 8.0)
 #: Seconds the broker is away, at least and at most.
 AWAY = (0.2, 2.0)
+#: Exit codes of a worker that was told to end: it did, or it was not there yet and the signal ended it.
+CLEAN = (0, -signal.SIGTERM)
 
 
 @dataclass
@@ -68,7 +70,8 @@ class Soak:
         self._sender = Sender(place, random.Random(rng.random()))  # noqa: S311 - no secret
         self._workers = [Worker(f"w{number}", place, folder) for number in range(3)]
         self._faults: Counter[str] = Counter()
-        self._ended_by_itself = self._unclean_exits = 0
+        self._ended_by_itself: list[int] = []  # exit codes
+        self._unclean_exits: list[int] = []
         self._worker, self._client = Watched(), Watched()
 
     async def figures(self) -> dict[str, object]:
@@ -145,7 +148,7 @@ class Soak:
     def _replace_ended(self) -> None:
         for worker in self._workers:
             if worker.ended:
-                self._ended_by_itself += 1
+                self._ended_by_itself.append(worker.running.returncode)
                 worker.start()
 
     async def _kill(self) -> None:
@@ -168,7 +171,9 @@ class Soak:
         worker.start()
 
     async def _terminate(self, worker: Worker) -> None:
-        self._unclean_exits += await worker.terminate() != 0
+        code = await worker.terminate()
+        if code not in CLEAN:
+            self._unclean_exits.append(code)
 
     async def _restart(self, server: Server) -> None:
         """The broker is killed, and started again."""
