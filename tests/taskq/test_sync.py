@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from taskq import Task, TaskQ, chain, group
 from taskq.sync import SyncGroupResult, SyncResult, run_sync, worker_loop
 from tests.harness import Place, running
+from tests.polling import eventually_sync
 
 AnyTask = Task[Any, Any, Any]
 ROOT = Path(__file__).parent.parent.parent
@@ -132,18 +134,31 @@ async def test_after_the_workers_loop_has_ended_there_is_another(place: Place) -
 
 
 def test_an_interrupted_wait_ends_the_work() -> None:
-    began, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
+    waiter = threading.main_thread().ident
+    assert waiter is not None
 
     async def endless() -> None:
-        began.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
+    def place() -> tuple[bool, int]:
+        """Whether it waits for a future, and where exactly."""
+        frame = sys._current_frames()[waiter]
+        return frame.f_back is not None and frame.f_back.f_code is Future.result.__code__, frame.f_lasti
+
     def interrupt() -> None:
-        began.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
+        # A signal just before the wait blocks would be seen only after it: twice at the same place, it blocks.
+        places = [place()]
+
+        def blocks() -> bool:
+            places.append(place())
+            return places[-1] == places[-2] and places[-1][0]
+
+        eventually_sync(blocks, every=0.1)
+        signal.pthread_kill(waiter, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
