@@ -52,28 +52,34 @@ class WorkerProcess:
             OperationalError, StoreError: broker or result store could not be reached, and the settings say to give up.
         """
         with self._signals():
-            if await self._connect():
-                await self.worker.run()
+            await self._work()
         if self._interrupts > 1:
             return EXIT_INTERRUPTED
         return EXIT_OK if self.worker.clean else EXIT_UNCLEAN
 
     # --- connecting -----------------------------------------------------------------------------------------
 
-    async def _connect(self) -> bool:
-        """Connect, for as long as the settings say; False when told to stop meanwhile."""
+    async def _work(self) -> None:
+        """Connect and work; a start that fails is made again, for as long as the settings say."""
         tries = 0
-        while not self._stopping.is_set():
-            try:
-                return await self._unless_stopped(self._open())
-            except (OperationalError, StoreError) as error:
-                tries += 1
-                if not self._may_retry(tries):
-                    raise
-                pause = min(tries * RETRY_STEP, RETRY_MAX)
-                logger.error("%s; trying again in %.0fs", error, pause)  # noqa: TRY400 - a traceback says no more
-                await self._unless_stopped(asyncio.sleep(pause))
-        return False
+        while (error := await self._try()) is not None:
+            tries += 1
+            if self.worker.begun or not self._may_retry(tries):
+                raise error
+            pause = min(tries * RETRY_STEP, RETRY_MAX)
+            logger.error("%s; trying again in %.0fs", error, pause)
+            await self._unless_stopped(asyncio.sleep(pause))
+
+    async def _try(self) -> OperationalError | StoreError | None:
+        """Work until told to stop, or until what this gives back prevents it."""
+        if self._stopping.is_set():
+            return None
+        try:
+            if await self._unless_stopped(self._open()):
+                await self.worker.run()
+        except (OperationalError, StoreError) as error:
+            return error
+        return None
 
     async def _open(self) -> None:
         connection = self.worker.app.shared_connection()

@@ -95,6 +95,8 @@ class Worker:
         self.grace = conf.worker_grace if grace is None else grace
         self.number = number
         self._on_ready = on_ready
+        #: Whether it has begun to receive: what fails before that may be tried again by another `run`.
+        self.begun = False
         #: After `run`: whether every outcome was stored and everything else given back at once.
         self.clean = True
         self._stopping = asyncio.Event()
@@ -143,6 +145,7 @@ class Worker:
         if parts.observer is not None:
             parts.observer.start()
         try:
+            self.begun = True
             await signals.worker_ready.send(self)
             if self._on_ready is not None:
                 self._on_ready()

@@ -1,6 +1,7 @@
 """Redis at its worst: killed, frozen, full, read-only, behind a bad network, with foreign values under our keys."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from taskq import redis_session
+from taskq import TaskQ, redis_session
 from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, StoreError
 from taskq.message import Delivery, Message
 from taskq.states import SUCCESS
 from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.worker import Worker
+from taskq.worker.process import EXIT_OK, WorkerProcess
 from tests.polling import eventually
 from tests.proxy import Proxy, proxy
 from tests.servers import RedisServer, free_port, redis_server
@@ -394,3 +397,23 @@ async def test_sentinel_leads_to_the_master(connect: Open, server: RedisServer, 
             assert client.llen("q") == 1
         with pytest.raises(ConnectionLost, match="No master found for 'other'"):
             await connect(url, options={"master_name": "other"})
+
+
+async def test_a_worker_cut_off_while_it_starts_begins_again(
+    bad_network: Proxy, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cut_at_the_binding(asked: bytes) -> bytes:
+        if b"_kombu.binding" in asked and "trying again" not in caplog.text:
+            bad_network.swallow = True
+        return asked
+
+    bad_network.rewrite = cut_at_the_binding
+    url = server.url.replace(str(server.port), str(bad_network.port))
+    ready = asyncio.Event()
+    worker = Worker(TaskQ("proj", broker=url, backend="disabled://"), on_ready=ready.set)
+    run = asyncio.create_task(WorkerProcess(worker).run())
+    async with asyncio.timeout(30):
+        await ready.wait()
+    assert "; trying again in 1s" in caplog.text
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await run == EXIT_OK
