@@ -22,6 +22,7 @@ from taskq.errors import ConfigError, SoftTimeLimitExceeded
 from taskq.layers import Source
 from taskq.logs import TaskFields
 from taskq.request import current
+from taskq.saferepr import saferepr
 from taskq.store import TaskResult
 from taskq.task import Task
 from taskq.worker.child_protocol import (
@@ -35,8 +36,13 @@ from taskq.worker.child_protocol import (
     framed,
     pack_error,
     pack_value,
+    survives,
 )
 
+logger = logging.getLogger("taskq.worker")
+
+#: What each log record has.
+_STANDARD = logging.makeLogRecord({}).__dict__.keys()
 #: Signals to a whole group of processes: the worker decides when a child ends.
 _NOT_FOR_US = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -158,7 +164,10 @@ class Child:
         return task
 
     def _record(self, result: TaskResult) -> None:
-        self._send(State(result))
+        if survives(result):
+            self._send(State(result))
+        else:
+            logger.error("the state %s of %s cannot leave its process", result.state, result.task_id)
 
     # --- logs -----------------------------------------------------------------------------------------------
 
@@ -188,12 +197,9 @@ class _ToWorker(logging.Handler):
         if record.exc_info:
             plain.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
             plain.exc_info = None
-        try:
-            pickle.dumps(plain)
-        except Exception:  # noqa: BLE001 - a value given as `extra` that cannot leave the process
-            standard = logging.makeLogRecord({}).__dict__
-            kept = {name: value for name, value in plain.__dict__.items() if name in standard}
-            plain = logging.makeLogRecord(kept)
+        for name in plain.__dict__.keys() - _STANDARD:
+            if not survives(plain.__dict__[name]):  # given as `extra`
+                plain.__dict__[name] = saferepr(plain.__dict__[name])
         self._child.log(plain)
 
 

@@ -17,6 +17,8 @@ from taskq.saferepr import saferepr
 from taskq.signatures import as_signature
 from taskq.store import TaskResult
 
+_PLAIN = {str, int, float, bool, type(None)}
+
 #: The length of a frame, before it.
 LENGTH = struct.Struct("!Q")
 
@@ -90,6 +92,17 @@ def framed(frame: object) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
+def survives(value: object) -> bool:
+    """Whether it comes out of its pickle again: a class with an `__init__` of its own may not."""
+    if type(value) in _PLAIN:
+        return True
+    try:
+        pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - what was just written
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
+        return False
+    return True
+
+
 def pack_value(value: Any) -> bytes:
     """A return value.
 
@@ -107,11 +120,7 @@ def pack_error(error: BaseException, text: str) -> bytes:
     if isinstance(error, Replaced):
         error.signature = dict(error.signature.to_dict())  # without its app, which stays here
     error.__cause__ = error.__context__ = None
-    try:
-        data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        pickle.loads(data)  # noqa: S301 - what was just written; a class with an __init__ of its own fails here
-    except Exception:  # noqa: BLE001 - a user's class may raise anything
-        data = b""
+    data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL) if survives(error) else b""
     return pickle.dumps((data, encode_exception(error), text))
 
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from taskq.errors import ConfigError, SoftTimeLimitExceeded, WorkerLostError
@@ -156,7 +156,7 @@ class ProcessPool:
         if self._is_spent(child):
             child.kill()
             if not self._closed:
-                self._idle.append(self._spawn())
+                self._spawn_ahead()
         else:
             self._idle.append(child)
 
@@ -174,6 +174,12 @@ class ProcessPool:
         return (self._max_tasks is not None and child.runs >= self._max_tasks) or (
             self._max_memory is not None and child.memory > self._max_memory
         )
+
+    def _spawn_ahead(self) -> None:
+        try:
+            self._idle.append(self._spawn())
+        except OSError as error:
+            logger.warning("could not start a process ahead, the next run tries again: %s", error)
 
     def _spawn(self) -> "ChildProcess":
         level = min(logging.getLogger().getEffectiveLevel(), logging.getLogger("taskq").getEffectiveLevel())
@@ -193,13 +199,15 @@ class ChildProcess:
         self._run: ProcessRun | None = None
         self._writer: asyncio.StreamWriter | None = None
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as failing:
+            failing.enter_context(ours)
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-c", _boot(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # a group of its own: killed together with what its task has started
             )
+            failing.pop_all()
         self.reader = asyncio.create_task(self._read(ours, setup), name="taskq-child")
 
     def begin(self, request: Request, place: tuple[str, str]) -> ProcessRun:
@@ -226,14 +234,20 @@ class ChildProcess:
     # --- reading --------------------------------------------------------------------------------------------
 
     async def _read(self, sock: socket.socket, setup: Setup) -> None:
-        reader, self._writer = await asyncio.open_connection(sock=sock)
-        self.send(setup)
+        """Whatever ends the reading ends the child, and with it the run that waits for it."""
         try:
+            reader, self._writer = await asyncio.open_connection(sock=sock)
+            self.send(setup)
             while True:
                 (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                self._take(pickle.loads(await reader.readexactly(length)))  # noqa: S301 - from our own child
+                self._take_written(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, OSError):
-            self._writer.close()
+            pass  # it is gone
+        except Exception:
+            logger.exception("could not take what a process said, which is ended")
+        finally:
+            if self._writer is not None:
+                self._writer.close()
             await self._gone()
 
     async def _gone(self) -> None:
@@ -249,9 +263,19 @@ class ChildProcess:
         if self._run is not None and not self._run.done.done():
             self._run.done.set_exception(lost)
 
+    def _take_written(self, data: bytes) -> None:
+        try:
+            frame = pickle.loads(data)  # noqa: S301 - from our own child
+        except Exception as error:  # noqa: BLE001 - a user's class that does not come out of its pickle
+            # A log record or a state: the other frames carry nothing of the user's, or have it pickled by itself.
+            logger.warning("what a process logged or recorded cannot be read: %r", error)
+        else:
+            self._take(frame)
+
     def _take(self, frame: object) -> None:
         if isinstance(frame, Ready):
-            self.ready.set_result(None)
+            if not self.ready.done():  # else nobody waits any more, and it is being killed
+                self.ready.set_result(None)
         elif isinstance(frame, Log):
             target = logging.getLogger(frame.record.name)
             if target.isEnabledFor(frame.record.levelno):
@@ -266,14 +290,14 @@ class ChildProcess:
         run.request.children[:] = ended.children
         if run.done.done():  # it was told to end, and is being killed
             return
-        self._pool.free(self)
         try:
             if ended.failed:
                 run.done.set_exception(_settable(unpack_error(ended.payload)))
             else:
                 run.done.set_result(pickle.loads(ended.payload))  # noqa: S301 - from our own child
         except Exception as error:  # noqa: BLE001 - a user's class that does not come out of its pickle
-            run.done.set_exception(error)
+            run.done.set_exception(_settable(error))
+        self._pool.free(self)
 
 
 def _settable(error: BaseException) -> Exception:

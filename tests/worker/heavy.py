@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,36 @@ def told(self: Any) -> dict[str, Any]:
     self.progress(1, 2)
     logging.getLogger("heavy.told").info("in %s", "a child")
     return {"id": self.request.id, "args": list(self.request.args), "hostname": self.request.hostname}
+
+
+@app.task(bind=True, run_in="process")
+def tells(self: Any, what: str) -> str:
+    """Hands over something that its worker cannot read."""
+    if what == "log":
+        logging.getLogger("heavy.told").error("it broke", extra={"why": Picky(3, why="no"), "part": 7})
+    elif what == "foreign log":
+        logging.getLogger("heavy.told").error("it broke", extra={"why": _foreign()})
+    elif what == "state":
+        self.update_state("BROKEN", {"why": Picky(3, why="no")})
+    else:
+        self.update_state("BROKEN", {"why": _foreign()})
+    return "done"
+
+
+def _foreign() -> Any:
+    """Of a class that exists in this process alone, yet comes out of its pickle here."""
+    module = types.ModuleType("heavy_foreign")
+    exec("class Thing: pass", module.__dict__)
+    sys.modules[module.__name__] = module
+    return module.Thing()
+
+
+@app.task(run_in="process")
+def waits(begun: str, release: str) -> str:
+    Path(begun).touch()
+    while not Path(release).exists():
+        time.sleep(0.01)
+    return "done"
 
 
 @app.task(run_in="process", autoretry_for=(KeyError,), max_retries=1, default_retry_delay=0)

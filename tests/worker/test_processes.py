@@ -89,6 +89,55 @@ async def test_exceptions_that_cannot_be_pickled_still_tell(worker: Worker) -> N
         await (await heavy.unpicklable.delay()).get(timeout=20)
 
 
+@pytest.mark.parametrize("what", ["log", "foreign log", "state", "foreign state"])
+async def test_what_the_worker_cannot_read_ends_neither_the_run_nor_the_process(
+    worker: Worker, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    result = await heavy.tells.delay(what)
+    assert await result.get(timeout=20) == "done"
+    assert "cannot" in caplog.text or "it broke" in caplog.text
+    first = await (await heavy.pid.delay()).get(timeout=20)
+    assert first == await (await heavy.pid.delay()).get(timeout=20)
+
+
+async def test_what_a_log_record_carries_is_told_as_text_where_it_cannot_be_read(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await heavy.tells.delay("log")
+    await result.get(timeout=20)
+    [record] = [record for record in caplog.records if record.name == "heavy.told"]
+    assert record.__dict__["why"] == "Picky('3: no')"
+    assert record.__dict__["part"] == 7
+    assert record.__dict__["task_id"] == result.id
+
+
+async def test_whatever_ends_the_reading_ends_the_run(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_record: logging.LogRecord) -> bool:
+        raise RuntimeError("a broken filter")
+
+    monkeypatch.setattr(logging.getLogger("heavy.told"), "filters", [refuse])
+    with pytest.raises(WorkerLostError, match="3 workers died"):
+        await (await heavy.tells.delay("log")).get(timeout=30)
+    assert await (await heavy.pid.delay()).get(timeout=20)
+
+
+async def test_a_run_has_its_result_when_no_further_process_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(heavy.app.conf.__dict__, "worker_max_tasks_per_child", 1)
+    begun, release = tmp_path / "begun", tmp_path / "release"
+    async with running(heavy.app):
+        result = await heavy.waits.delay(str(begun), str(release))
+        await eventually(begun.exists, within=20)
+        with monkeypatch.context() as broken:
+            broken.setattr("sys.executable", str(tmp_path / "none"))
+            release.touch()
+            assert await result.get(timeout=20) == "done"
+        assert await (await heavy.pid.delay()).get(timeout=20)
+
+
 async def test_the_soft_limit_strikes_inside(worker: Worker) -> None:
     assert await (await heavy.soft.delay(catches=True)).get(timeout=20) == "cleaned up"
     with pytest.raises(SoftTimeLimitExceeded):
