@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.broker_adapters.redis_scripts import RENEW, RESTORE
-from taskq.message import Delivery
+from taskq.message import Delivery, Message
 from taskq.redis_link import Call, Link
 
 #: A week after the last death of any message the counts are forgotten.
@@ -77,6 +77,10 @@ def set_marks(envelope: dict[str, Any]) -> None:
 
 def task_id(envelope: dict[str, Any]) -> str:
     return written_id(envelope["headers"].get("id") or envelope["properties"].get("correlation_id") or "")
+
+
+def message_id(message: Message) -> str:
+    return written_id(message.headers.get("id") or message.correlation_id)
 
 
 def written_id(found: Any) -> str:

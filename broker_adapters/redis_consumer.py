@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from logging import getLogger
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from taskq.broker import ANY_SIZE, ONCE_SETTLED, Queue, hand_out
 from taskq.broker_adapters.redis_claims import (
@@ -15,20 +15,20 @@ from taskq.broker_adapters.redis_claims import (
     ahead,
     give_back,
     mark,
+    message_id,
     read_claim,
     renew,
-    written_id,
 )
 from taskq.broker_adapters.redis_dead import bury_claims
 from taskq.broker_adapters.redis_fanout import Fanout
 from taskq.broker_adapters.redis_keeper import Keeper
 from taskq.broker_adapters.redis_layout import Layout
 from taskq.broker_adapters.redis_scripts import ACK, CLAIM, FORGET_SOON, PARK
-from taskq.broker_adapters.redis_sources import Source, Sources
+from taskq.broker_adapters.redis_sources import Asked, Sources
 from taskq.envelope import loads_tagged
-from taskq.errors import ConnectionLost, DecodeError, OperationalError
-from taskq.message import Delivery, Message
-from taskq.redis_link import Call, Link, is_unknown_script, run_scripts
+from taskq.errors import BrokerFull, ConnectionLost, DecodeError, OperationalError
+from taskq.message import Delivery
+from taskq.redis_link import Call, Link, backoff, is_unknown_script, run_scripts
 from taskq.redis_session import Reply, Session
 
 logger = getLogger(__name__)
@@ -40,15 +40,6 @@ POLL: Final = 1.0
 POLL_WITHOUT_NEWS: Final = 0.05
 #: A requeue gives back whatever its lease says: any age will do.
 _ANY_AGE: Final = -1e12
-
-
-class Asked(NamedTuple):
-    """A claim on its way: what may have been taken is found again by these tags."""
-
-    sources: Sequence[Source]
-    first: int
-    room: int
-    replies: tuple[asyncio.Future[Reply], ...]
 
 
 class RedisConsumer:
@@ -89,6 +80,7 @@ class RedisConsumer:
         self._news = asyncio.Event()
         self._poll = POLL
         self._drained = True
+        self._refused = 0
         self._closed = False
         self._keeper = Keeper(link, layout)
 
@@ -142,18 +134,32 @@ class RedisConsumer:
             if self._asked is None and (room <= 0 or not self._sources.queues):
                 self._news.clear()
                 await self._news.wait()
-            elif not await self._link.insist(partial(self._claim, room=room, max_bytes=max_bytes)) and (
-                not self._ready
-            ):
-                await self._wait_for_news()
+            elif not await self._try_to_claim(room, max_bytes) and not self._ready:
+                await self._wait_for_news(self._poll)
         return []
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_for_news(self, longest: float) -> None:
         try:
-            async with asyncio.timeout(self._poll):
+            async with asyncio.timeout(longest):
                 await self._news.wait()
         except TimeoutError:
             pass
+
+    async def _try_to_claim(self, room: int, max_bytes: int) -> bool:
+        """As `_claim`. A Redis that takes no writes at present is asked again, ever less often."""
+        try:
+            more = await self._link.insist(partial(self._claim, room=room, max_bytes=max_bytes))
+        except BrokerFull as error:
+            if self._refused == 0:
+                logger.error("%s; nothing is received until it takes writes again", error)  # noqa: TRY400 - says it all
+            self._news.clear()
+            await self._wait_for_news(backoff(self._refused))
+            self._refused += 1
+            return True
+        if self._refused:
+            logger.warning("Redis takes writes: this worker receives again")
+            self._refused = 0
+        return more
 
     async def _claim(self, session: Session, *, room: int, max_bytes: int) -> bool:
         """Put what can be claimed into `_ready`. False: the lists are empty, and their news will come."""
@@ -247,7 +253,7 @@ class RedisConsumer:
             self._unreadable.clear()
             self._drained = False  # there is room again
         if self._suspects:
-            ids = [_task_id(delivery.message) for delivery in self._suspects]
+            ids = [message_id(delivery.message) for delivery in self._suspects]
             counts = await session.call("HMGET", self._layout.own("deaths"), *ids)
             for delivery, count in zip(self._suspects, counts, strict=True):
                 delivery.deaths = int(count) if delivery.redelivered and count else 0
@@ -256,9 +262,7 @@ class RedisConsumer:
 
     async def _find(self, session: Session, lost: Asked) -> None:
         """Take over what a claim took whose answer was lost with the connection."""
-        numbers = range(lost.first, lost.first + lost.room)
-        prefixes = dict.fromkeys(source.tag_prefix for source in lost.sources)
-        tags = [f"{prefix}{number:012d}" for prefix in prefixes for number in numbers]
+        tags = lost.tags()
         claims = await session.call("HMGET", self._layout.unacked, *tags)
         self._unsure = None
         taken: list[Delivery] = []
@@ -294,7 +298,7 @@ class RedisConsumer:
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
             await self._link.insist(
-                partial(self._run, calls=calls, forget=[_task_id(d.message) for d in over])
+                partial(self._run, calls=calls, forget=[message_id(d.message) for d in over])
             )
             self._release([*tags, *(claim.tag for claim in back), *(tag for tag, _, _ in letters)])
 
@@ -314,14 +318,14 @@ class RedisConsumer:
         return give_back(self._layout, returns, guard=self._layout.custody[2], age=_ANY_AGE, front=front)
 
     async def blame(self, delivery: Delivery, count: int = 1) -> None:
-        deaths, task_id = self._layout.own("deaths"), _task_id(delivery.message)
+        deaths, task_id = self._layout.own("deaths"), message_id(delivery.message)
         await self._link.insist(lambda session: session.call("HINCRBY", deaths, task_id, count))
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         args: list[Any] = []
         for delivery, due in deliveries:
             if delivery.tag is not None:
-                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}", _task_id(delivery.message))
+                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}", message_id(delivery.message))
         self._fanout.deliver_later([(delivery, due) for delivery, due in deliveries if delivery.tag is None])
         if args:
             call = (PARK, (*self._layout.custody, self._layout.own("parked")), args)
@@ -355,7 +359,3 @@ class RedisConsumer:
             call = self._returning(list(self._held.values())[::-1], front=True)
             await self._link.once(partial(self._run, calls=[call], forget=()))
             self._held.clear()
-
-
-def _task_id(message: Message) -> str:
-    return written_id(message.headers.get("id") or message.correlation_id)

@@ -1,10 +1,12 @@
 """The lists a consumer claims from, and whose turn it is to be first."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from taskq.broker_adapters.redis_claims import claim_suffix, tag_prefix
 from taskq.broker_adapters.redis_layout import Layout
+from taskq.redis_session import Reply
 
 
 class Source(NamedTuple):
@@ -14,6 +16,20 @@ class Source(NamedTuple):
     queue: str
     tag_prefix: str
     suffix: str
+
+
+class Asked(NamedTuple):
+    """A claim on its way: what may have been taken is found again by its tags."""
+
+    sources: Sequence[Source]
+    first: int
+    room: int
+    replies: tuple[asyncio.Future[Reply], ...]
+
+    def tags(self) -> list[str]:
+        numbers = range(self.first, self.first + self.room)
+        prefixes = dict.fromkeys(source.tag_prefix for source in self.sources)
+        return [f"{prefix}{number:012d}" for prefix in prefixes for number in numbers]
 
 
 class Sources:

@@ -16,9 +16,15 @@ from taskq.redis_url import Target
 logger = getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between tries to reconnect: doubled each time up to the longest, each with jitter.
+#: Seconds between tries of what does not work: doubled each time up to the longest, each with jitter.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait after so many tries before this one."""
+    longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
 
 class Script:
@@ -151,7 +157,7 @@ class Link:
                 tries = await self._pause(tries, error)
 
     async def _pause(self, tries: int, error: OperationalError) -> int:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        pause = backoff(tries)
         logger.warning("%s; trying again in %.1f s", error, pause)
         try:
             async with asyncio.timeout(pause):

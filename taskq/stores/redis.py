@@ -266,8 +266,8 @@ class RedisStore:
     def _on_refusal(self, session: Session, channels: set[str], future: asyncio.Future[Reply]) -> None:
         try:
             session.checked(future.result())
-        except ConnectionLost:
-            pass  # the next session asks again
+        except ConnectionLost as error:
+            session.abort(str(error))  # the next session asks again
         except OperationalError as error:
             for channel in channels & self._watches.keys():
                 for watcher in self._watches[channel]:
@@ -277,11 +277,19 @@ class RedisStore:
         for at in range(0, len(watches), CHUNK):
             part = watches[at : at + CHUNK]
             [future] = session.send(("MGET", *(channel for channel, _ in part)))
-            future.add_done_callback(partial(self._on_present, [watcher for _, watcher in part]))
+            future.add_done_callback(partial(self._on_present, session, [watcher for _, watcher in part]))
 
-    def _on_present(self, watchers: Sequence[Watcher], future: asyncio.Future[Reply]) -> None:
-        states = future.result()
-        if isinstance(states, list):
+    def _on_present(
+        self, session: Session, watchers: Sequence[Watcher], future: asyncio.Future[Reply]
+    ) -> None:
+        try:
+            states = session.checked(future.result())
+        except ConnectionLost as error:
+            session.abort(str(error))  # the next session asks again
+        except OperationalError as error:
+            for watcher in watchers:
+                watcher.tell(StoreError(f"{error}: nobody can wait for results"))
+        else:
             for watcher, state in zip(watchers, states, strict=True):
                 watcher.tell_present(state)
 
@@ -306,7 +314,12 @@ class RedisStore:
         self._tending = None
 
     async def _sign_of_life(self, session: Session) -> Session:
-        await session.call("PING")
+        try:
+            await session.call("PING")
+        except ConnectionLost:
+            raise
+        except OperationalError:
+            pass  # refused (MISCONF): that is an answer, too
         return session
 
     # -- helpers

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from taskq import TaskQ, redis_session
 from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
@@ -18,7 +19,7 @@ from taskq.states import SUCCESS
 from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.worker import Worker
 from taskq.worker.process import EXIT_OK, WorkerProcess
-from tests.polling import eventually
+from tests.polling import eventually, eventually_sync
 from tests.proxy import Proxy, proxy
 from tests.servers import RedisServer, free_port, redis_server
 
@@ -279,6 +280,109 @@ async def test_a_full_server_refuses_new_messages_and_goes_on_with_the_old(
         await broker.publish(messages(1, start=8))
         again = await take(await broker.consume(["q"], prefetch=10), 6)
         assert sorted(ids(again)) == [2, 3, 5, 6, 7, 8]
+
+
+def without_a_place_to_save(server: RedisServer, folder: Path) -> None:
+    """MISCONF: the last save has failed, since a folder has the name of its file."""
+    (folder / "dump.rdb").mkdir()
+    with server.client() as client:
+        client.config_set("save", "3600 1")
+        client.bgsave()
+        eventually_sync(lambda: client.info()["rdb_last_bgsave_status"] == "err")
+
+
+def with_a_place_to_save(server: RedisServer, folder: Path) -> None:
+    (folder / "dump.rdb").rmdir()
+    with server.client() as client:
+        client.bgsave()
+        eventually_sync(lambda: client.info()["rdb_last_bgsave_status"] == "ok")
+
+
+def without_replicas(server: RedisServer, folder: Path) -> None:
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+
+
+def with_replicas(server: RedisServer, folder: Path) -> None:
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 0)
+
+
+Turn = Callable[[RedisServer, Path], None]
+NO_WRITES = pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [(without_a_place_to_save, with_a_place_to_save), (without_replicas, with_replicas)],
+    ids=["MISCONF", "NOREPLICAS"],
+)
+
+
+@NO_WRITES
+async def test_a_server_that_takes_no_writes_is_waited_for(
+    connect: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, refuse: Turn, allow: Turn
+) -> None:
+    with redis_server(tmp_path) as server:
+        broker = await connect(server.url)
+        consumer = await broker.consume(["q"], prefetch=10)
+        await broker.publish(messages(3))
+        await asyncio.to_thread(refuse, server, tmp_path)
+        with pytest.raises(BrokerFull):
+            await broker.publish(messages(1, start=3))
+        waiting = asyncio.create_task(take(consumer, 3))
+        with server.client() as client:
+            asked = calls(client, "evalsha")
+            await eventually(lambda: waiting.done() or calls(client, "evalsha") >= asked + 3)
+            assert not waiting.done()
+            await asyncio.to_thread(allow, server, tmp_path)
+        assert ids(await waiting) == [0, 1, 2]
+        refusals = [record for record in caplog.records if "nothing is received" in record.message]
+        assert len(refusals) == 1
+        assert "receives again" in caplog.text
+
+
+def calls(client: redis.Redis, command: str) -> int:
+    return int(client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def test_a_consumer_that_waits_for_writes_can_be_closed(connect: Open, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        broker = await connect(server.url)
+        consumer = await broker.consume(["q"], prefetch=10)
+        await broker.publish(messages(3))
+        without_replicas(server, tmp_path)
+        waiting = asyncio.create_task(consumer.receive(3))
+        with server.client() as client:
+            await eventually(lambda: client.info("errorstats").get("errorstat_NOREPLICAS"))
+        await consumer.close()
+        async with asyncio.timeout(10):
+            assert await waiting == []
+
+
+@NO_WRITES
+async def test_waiters_of_results_outlive_a_server_that_takes_no_writes(
+    connect: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Turn, allow: Turn
+) -> None:
+    monkeypatch.setattr("taskq.stores.redis.HEARTBEAT", 0.05)
+    with redis_server(tmp_path) as server:
+        reader, writer = await connect(server.url, store=True), await connect(server.url, store=True)
+
+        async def last() -> Any:
+            return [state async for state in reader.watch("t")][-1].value
+
+        waiting = asyncio.create_task(last())
+        await eventually(lambda: reader.watchers("t"))
+        await asyncio.to_thread(refuse, server, tmp_path)
+        with server.client() as client:
+            asked = calls(client, "ping")
+            await eventually(lambda: calls(client, "ping") + rejected(client, "ping") > asked + 3)
+            await asyncio.to_thread(allow, server, tmp_path)
+            client.client_kill_filter(_type="pubsub", skipme=True)
+        await writer.save([TaskResult("t", SUCCESS, 7)])
+        async with asyncio.timeout(10):
+            assert await waiting == 7
+
+
+def rejected(client: redis.Redis, command: str) -> int:
+    return int(client.info("commandstats").get(f"cmdstat_{command}", {}).get("rejected_calls", 0))
 
 
 async def test_a_read_only_replica_says_so(connect: Open, server: RedisServer, tmp_path: Path) -> None:
