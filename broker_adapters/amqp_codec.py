@@ -18,6 +18,8 @@ FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
 FRAME_END = b"\xce"
 #: Seven bytes before the payload, one after it.
 FRAME_OVERHEAD = 8
+#: The largest frame where nothing was agreed on.
+FRAME_MAX = 131072
 HEARTBEAT = b"\x08\0\0\0\0\0\0\xce"
 
 #: Class and method id as one number; the class is `basic` (60) where not said.
@@ -41,8 +43,25 @@ def _content_kind(content_type: str, content_encoding: str) -> bytes:
     return short_string(content_type) + short_string(content_encoding)
 
 
-def write_properties(message: Message, message_id: str = "") -> bytes:
-    """Flags and values of the content header, in the order of their flag bits."""
+def write_properties(message: Message, frame_max: int, message_id: str = "") -> bytes:
+    """Flags and values of the content header, in the order of their flag bits.
+
+    Raises:
+        EncodeError: a header holds what AMQP cannot, or they are too large for the one frame that they must fit in.
+    """
+    try:
+        properties = _properties(message, message_id)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
+        raise EncodeError(f"AMQP cannot carry these headers: {error!r:.200}") from error
+    if 12 + len(properties) > frame_max - FRAME_OVERHEAD:
+        raise EncodeError(
+            f"the headers of a message have at most {frame_max - FRAME_OVERHEAD} bytes here (frame_max), "
+            f"these {12 + len(properties)}"
+        )
+    return properties
+
+
+def _properties(message: Message, message_id: str) -> bytes:
     flags = 0xF800  # content type, encoding, headers, delivery mode, priority
     parts = [
         _content_kind(message.content_type, message.content_encoding),
@@ -70,11 +89,11 @@ def write_publish(channel: int, message: Message, frame_max: int) -> bytes:
     """basic.publish with its header and body frames, to be written at once.
 
     Raises:
-        EncodeError: a name is too long, or a header holds what AMQP cannot.
+        EncodeError: a name is too long or no text; as `write_properties`.
     """
     body = message.body
     size = len(body)
-    properties = write_properties(message)
+    properties = write_properties(message, frame_max)
     parts = [
         _publish_method(channel, message.exchange, message.routing_key),
         _pack_content(FRAME_HEADER, channel, 12 + len(properties), 60, 0, size),

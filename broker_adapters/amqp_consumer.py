@@ -124,8 +124,11 @@ class AmqpConsumer:
             replace(delivery.message, exchange="", routing_key=delivery.queue, due=until)
             for delivery, until in kept
         ]
-        failures = await self._sender.send(copies) if copies else {}
-        parked = [delivery for index, (delivery, _) in enumerate(kept) if index not in failures]
+        failures, unwritten = await self._sender.send_apart(copies)
+        # What came to us cannot always be written again.
+        hopeless = [(kept[i][0], f"cannot be kept until its time: {error}") for i, error in unwritten.items()]
+        await self.settle(reject=hopeless)
+        parked = [delivery for index, (delivery, _) in enumerate(kept) if index not in failures | unwritten]
         session.ack(parked)
         await self._holds.drop(parked)
         await self._settled(session)

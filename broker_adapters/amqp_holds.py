@@ -20,7 +20,7 @@ from taskq.broker_adapters.amqp_link import DRIVER_ERRORS
 from taskq.broker_adapters.amqp_marks import PREFIX
 from taskq.broker_adapters.amqp_sender import Sender
 from taskq.broker_adapters.amqp_session import Session
-from taskq.errors import OperationalError
+from taskq.errors import EncodeError, OperationalError
 from taskq.message import Delivery
 
 log = logging.getLogger("taskq.amqp")
@@ -75,7 +75,11 @@ class Holds:
 
     async def _take_until(self, session: Session, last: int) -> None:
         for delivery in [delivery for tag, delivery in session.held.items() if tag <= last]:
-            queue = await self._copy(delivery)
+            try:
+                queue = await self._copy(delivery)
+            except EncodeError as error:
+                log.warning("a delivery held for long cannot be kept beyond consumer_timeout: %s", error)
+                continue
             if not session.has(delivery):  # settled meanwhile
                 await self._delete(queue)
                 continue

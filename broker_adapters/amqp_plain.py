@@ -17,10 +17,14 @@ from taskq.broker_adapters.amqp_channel import (
     unconfirmed,
     unroutable,
 )
-from taskq.broker_adapters.amqp_codec import write_properties
+from taskq.broker_adapters.amqp_codec import FRAME_MAX, write_properties
 from taskq.broker_adapters.amqp_link import DRIVER_ERRORS, Link
-from taskq.errors import ConnectionLost, EncodeError, OperationalError
+from taskq.broker_adapters.amqp_tables import short_string
+from taskq.errors import ConnectionLost, OperationalError
 from taskq.message import Message
+
+#: Bytes of the message id that the driver adds.
+_MESSAGE_ID = 33
 
 
 class Properties(commands.Basic.Properties):
@@ -34,7 +38,7 @@ class Properties(commands.Basic.Properties):
         self._source = message
 
     def marshal(self) -> bytes:
-        return write_properties(self._source, str(self.message_id or ""))
+        return write_properties(self._source, FRAME_MAX, str(self.message_id or ""))
 
 
 def message_of(delivered: DeliveredMessage, exchange: str, routing_key: str) -> Message:
@@ -73,6 +77,10 @@ class PlainChannel(DataChannel):
 
     async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
         failures: Failures = {}
+        for message in messages:  # before the first is sent
+            write_properties(message, FRAME_MAX - _MESSAGE_ID)
+            short_string(message.exchange)
+            short_string(message.routing_key)
         for start in range(0, len(messages), CHUNK):
             chunk = messages[start : start + CHUNK]
             errors = await asyncio.gather(*(self._send_one(message, timeout) for message in chunk))
@@ -83,18 +91,14 @@ class PlainChannel(DataChannel):
         if self.closed:
             return ConnectionLost(f"the connection to {self.link.shown} broke")
         try:
-            properties = Properties(message)
-            properties.marshal()
             await self._raw.basic_publish(
                 message.body,
                 exchange=message.exchange,
                 routing_key=message.routing_key,
-                properties=properties,
+                properties=Properties(message),
                 mandatory=True,
                 timeout=timeout,
             )
-        except EncodeError as error:
-            return OperationalError(f"the message cannot be sent: {error}")
         except DRIVER_ERRORS as error:
             return self._error_of(message, error)
         return None

@@ -9,12 +9,16 @@ from uuid import uuid4
 from taskq.broker import BrokerConfig, Queue
 from taskq.broker_adapters.amqp_browse import Browser, Record, SharedLog
 from taskq.broker_adapters.amqp_sender import Sender
+from taskq.errors import EncodeError, OperationalError
 from taskq.message import DeadLetter, Delivery, Message
 
 #: The most ids remembered in memory, and the most records kept in a log.
 _REMEMBERED, _LOGGED = 50_000, 10_000
 #: A death is no longer held against a message after a day.
 _DEATHS_KEPT = 86_400_000  # ms
+
+#: Characters of a reason, where the letter is too large as it is.
+_LONGEST_REASON = 1000
 
 _ID, _QUEUE, _REASON, _AT = "x-taskq-id", "x-taskq-queue", "x-taskq-reason", "x-taskq-at"
 _EXCHANGE, _KEY, _RAW = "x-taskq-exchange", "x-taskq-key", "x-taskq-raw"
@@ -126,7 +130,10 @@ class DeadLetters:
         Published and confirmed, for RabbitMQ itself drops what it cannot dead-letter.
         """
         theirs = [pair for pair in rejected if _EXCHANGE_OF_DEAD in self._declared(pair[0].queue).arguments]
-        failures = await self._sender.send([self._forwarded(*pair) for pair in theirs]) if theirs else {}
+        try:
+            failures = await self._sender.send([self._forwarded(*pair) for pair in theirs]) if theirs else {}
+        except EncodeError:
+            failures = dict.fromkeys(range(len(theirs)), OperationalError())
         safe = {pair[0] for index, pair in enumerate(theirs) if index not in failures}
         await self.bury(
             [
@@ -148,7 +155,18 @@ class DeadLetters:
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """As `Broker.bury`."""
-        await self._sender.publish([self._written(letter) for letter in letters])
+        try:
+            await self._sender.publish([self._written(letter) for letter in letters])
+        except EncodeError:
+            # What came to us cannot always be written again: then without its headers.
+            if len(letters) == 1:
+                [letter] = letters
+                message = Message({}, letter.raw if letter.message is None else letter.message.body)
+                bare = replace(letter, message=message, reason=letter.reason[:_LONGEST_REASON])
+                await self._sender.publish([self._written(bare)])
+            else:
+                for letter in letters:
+                    await self.bury([letter])
 
     async def newest(self, limit: int) -> list[DeadLetter]:
         """As `Broker.dead`."""

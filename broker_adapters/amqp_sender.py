@@ -10,10 +10,11 @@ from taskq.broker_adapters.amqp_delay import delayed_key, entry
 from taskq.broker_adapters.amqp_link import Link
 from taskq.broker_adapters.amqp_marks import DUE_HEADER
 from taskq.broker_adapters.amqp_plain import PlainChannel
+from taskq.broker_adapters.amqp_tables import short_string
 from taskq.broker_adapters.amqp_tapped import TappedChannel
 from taskq.broker_adapters.amqp_topology import Topology
 from taskq.clock import now
-from taskq.errors import OperationalError, PublishErrors, Unroutable
+from taskq.errors import EncodeError, OperationalError, PublishErrors, Unroutable
 from taskq.message import Message
 
 #: Messages due within these seconds go to their queue at once and are held by the consumer for that long.
@@ -50,6 +51,7 @@ class Sender:
 
         Raises:
             OperationalError: there is no connection: nothing was sent.
+            EncodeError: one of them cannot be written: nothing was sent.
         """
         failures: Failures = {}
         ready: list[Message] = []
@@ -63,6 +65,21 @@ class Sender:
         refused = await self._transmit(ready) if ready else {}
         return failures | {places[index]: error for index, error in refused.items()}
 
+    async def send_apart(self, messages: Sequence[Message]) -> tuple[Failures, dict[int, EncodeError]]:
+        """The same, where those that cannot be written do not stop the others: they are the second part."""
+        try:
+            return await self.send(messages), {}
+        except EncodeError as error:
+            if len(messages) == 1:
+                return {}, {0: error}
+        failures: Failures = {}
+        unwritten: dict[int, EncodeError] = {}
+        for index, message in enumerate(messages):
+            refused, hopeless = await self.send_apart([message])
+            failures.update((index, error) for error in refused.values())
+            unwritten.update((index, error) for error in hopeless.values())
+        return failures, unwritten
+
     async def _transmit(self, messages: Sequence[Message]) -> Failures:
         channel = await self._open()
         timeout = self.link.config.timeout
@@ -73,23 +90,23 @@ class Sender:
         if not lost:
             return failures
         # The queue was there, or was declared, and is gone: declare it and try once more.
-        for index in lost:
-            self.topology.forget(messages[index].routing_key)
-            await self.topology.target("", messages[index].routing_key)
+        try:
+            for index in lost:
+                self.topology.forget(messages[index].routing_key)
+                await self.topology.target("", messages[index].routing_key)
+        except OperationalError as error:  # the others are safe all the same
+            return failures | dict.fromkeys(lost, error)
         again = await channel.send([messages[index] for index in lost], timeout)
         kept = {index: error for index, error in failures.items() if index not in lost}
         return kept | {lost[place]: error for place, error in again.items()}
-
-    def _ours(self, message: Message, error: OperationalError) -> bool:
-        """Whether the message came back from a queue that we declare."""
-        gone = isinstance(error, Unroutable) and not message.exchange
-        return gone and not self.link.config.queue(message.routing_key).auto_delete
 
     def _needs_care(self, message: Message) -> bool:
         return message.due is not None or not self.topology.knows(message.exchange, message.routing_key)
 
     async def _route(self, message: Message) -> Message:
         """Declare what takes the message; send it through the delays if it is for later."""
+        short_string(message.exchange)  # the driver's own errors about names tell less
+        short_string(message.routing_key)
         await self.topology.target(message.exchange, message.routing_key)
         if message.due is None:
             return message

@@ -31,7 +31,10 @@ _CONSTANT = frozenset((str, int, bool, float, NoneType))
 @lru_cache(maxsize=1024)
 def short_string(text: str) -> bytes:
     """A name: at most 255 bytes."""
-    data = text.encode()
+    try:
+        data = text.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise EncodeError(f"AMQP names and header keys are text, not {text!r:.60}") from error
     if len(data) > 255:
         raise EncodeError(
             f"AMQP names and header keys have at most 255 bytes, this one has {len(data)}: {text[:60]!r}..."

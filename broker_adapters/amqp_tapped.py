@@ -16,6 +16,7 @@ from taskq.broker_adapters.amqp_channel import (
     unroutable,
 )
 from taskq.broker_adapters.amqp_codec import (
+    FRAME_MAX,
     RETURN,
     ChannelReader,
     Envelope,
@@ -24,7 +25,7 @@ from taskq.broker_adapters.amqp_codec import (
     write_requeue,
 )
 from taskq.broker_adapters.amqp_link import Link
-from taskq.errors import ConnectionLost, EncodeError, OperationalError
+from taskq.errors import ConnectionLost, OperationalError
 from taskq.message import Message
 
 
@@ -64,7 +65,7 @@ class TappedChannel(DataChannel):
     async def start(self) -> None:
         await super().start()
         self._number = self._raw.number
-        self._frame_max = self._raw.connection.connection_tune.frame_max or 131072
+        self._frame_max = self._raw.connection.connection_tune.frame_max or FRAME_MAX
         self._reader = ChannelReader(self)
         self.tap.serve(self._number, self._reader)
 
@@ -76,10 +77,12 @@ class TappedChannel(DataChannel):
 
     async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
         batch = _Batch(messages)
-        for start in range(0, len(messages), CHUNK):
+        # All before the first is sent: confirms count what was sent, and a message that cannot be is to stop the rest.
+        frames = [write_publish(self._number, message, self._frame_max) for message in messages]
+        for start in range(0, len(frames), CHUNK):
             if start:
                 await self._room(timeout)
-            self._write(batch, start, min(start + CHUNK, len(messages)))
+            self._write(batch, start, frames[start : start + CHUNK])
         if batch.left:
             loop = asyncio.get_running_loop()
             watch = _Watch(self, batch, timeout, loop)
@@ -96,20 +99,14 @@ class TappedChannel(DataChannel):
         except TimeoutError:
             self.tap.abort()  # a server that reads nothing for so long: what is unconfirmed fails with the rest
 
-    def _write(self, batch: _Batch, start: int, end: int) -> None:
-        frames = []
-        for index in range(start, end):
+    def _write(self, batch: _Batch, start: int, frames: Sequence[bytes]) -> None:
+        for index in range(start, start + len(frames)):
             if self.closed:
                 batch.answer(index, ConnectionLost(f"the connection to {self.link.shown} broke"))
-                continue
-            try:
-                frames.append(write_publish(self._number, batch.messages[index], self._frame_max))
-            except EncodeError as error:
-                batch.answer(index, OperationalError(f"the message cannot be sent: {error}"))
-                continue
-            self._last += 1
-            self._unconfirmed[self._last] = (batch, index)
-        if frames:
+            else:
+                self._last += 1
+                self._unconfirmed[self._last] = (batch, index)
+        if not self.closed:
             self.tap.write(b"".join(frames))
 
     def answered(self, tag: int, *, multiple: bool, accepted: bool) -> None:

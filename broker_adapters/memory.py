@@ -331,14 +331,12 @@ class MemoryBroker:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         addressed, failures = address(messages, self._config)
+        # Written before it is named: what cannot be written is not published.
+        written = [
+            (queue, message.priority, dumps(message, delivery_tag="")) for queue, _, message in addressed
+        ]
         fresh = self._hub.names.are_new([one.once for one in addressed])
-        self._hub.add(
-            [
-                (queue, message.priority, dumps(message, delivery_tag=""))
-                for (queue, _, message), is_fresh in zip(addressed, fresh, strict=True)
-                if is_fresh
-            ]
-        )
+        self._hub.add(one for one, is_fresh in zip(written, fresh, strict=True) if is_fresh)
         raise_refused(failures, len(messages))
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> MemoryConsumer:

@@ -85,11 +85,18 @@ class RedisPublisher:
         failures: Failures = {}
         # Doubts about an earlier try are settled by connecting.
         session = await self._link.session()
-        for at, message in enumerate(messages):
+        # All before the first is sent: a message that cannot be written is to stop the rest.
+        envelopes = [
+            dumps(
+                message,
+                delivery_tag=f"{self._tag}{next(self._tags)}",
+                body_encoding=self._layout.body_encoding,
+            )
+            for message in messages
+        ]
+        for at, (message, envelope) in enumerate(zip(messages, envelopes, strict=True)):
             if self._doubtful and self._was_taken(message):
                 continue
-            tag = f"{self._tag}{next(self._tags)}"
-            envelope = dumps(message, delivery_tag=tag, body_encoding=self._layout.body_encoding)
             if message.exchange or (key := self._direct(message)) is None:
                 await self._route(session, at, message, envelope, pushes, failures)
             else:

@@ -169,6 +169,7 @@ class Broker(Protocol):
         Raises:
             PublishErrors: some were refused, the others are safe (`failures`: index -> error).
             OperationalError: none is known to be safe (`maybe_accepted` tells whether some may be).
+            EncodeError: one of them cannot be written. Nothing was sent: the others may be, without it.
         """
         ...
 

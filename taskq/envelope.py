@@ -23,8 +23,12 @@ def dumps(
     `priority` replaces the message's own where a broker counts differently.
 
     Raises:
-        EncodeError: a header cannot be written.
+        EncodeError: a header cannot be written, or where it goes is no text.
     """
+    try:
+        f"{message.exchange}{message.routing_key}".encode()
+    except UnicodeEncodeError as exc:
+        raise EncodeError(f"{message.routing_key!r:.100} names no queue: {exc}") from exc
     body, encoding = _written_body(message, body_encoding)
     raw = json_dumps(
         {

@@ -3,13 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from time import time
 from typing import Any
 
 import pytest
 
 from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
-from taskq.errors import OperationalError
+from taskq.errors import EncodeError, OperationalError
 from taskq.message import DeadLetter, Delivery, Message
 from tests.contract.sites import BrokerSite, ConnectBroker
 from tests.polling import eventually
@@ -967,6 +968,37 @@ async def test_what_is_not_a_message_becomes_a_dead_letter(
 
 
 # == errors
+
+
+class Unwritable:
+    """No broker can carry it."""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"headers": {"x": Unwritable()}},
+        {"headers": {"x": {"__type__": "unknown", "__value__": 1}, "y": Unwritable()}},
+        {"routing_key": "half\ud800"},
+    ],
+    ids=["header", "headers", "queue"],
+)
+async def test_a_message_that_cannot_be_written_stops_the_batch_and_nothing_else(
+    connect: ConnectBroker, queue: str, wrong: dict[str, Any]
+) -> None:
+    """Who publishes sends the others again: none of them may have been sent, or be known by its name."""
+    broker = await connect()
+    bad = message(queue, 2, headers=wrong.get("headers", {}))
+    bad = replace(bad, **{name: value for name, value in wrong.items() if name != "headers"})
+    good = [message(queue, n, once=f"once-{n}") for n in (1, 3)]
+    with pytest.raises(EncodeError):
+        await broker.publish([good[0], bad, good[1]])
+    assert await broker.size(queue) == 0
+    await broker.publish(good)
+    await broker.publish([message(queue, 4)])
+    consumer = await broker.consume([queue], prefetch=10)
+    assert sorted(numbers(await take(consumer, 3, ack=True))) == [1, 3, 4]
+    await assert_silent(consumer)
 
 
 async def test_opening_what_is_not_there_says_so(site: BrokerSite) -> None:
