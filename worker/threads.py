@@ -7,6 +7,7 @@ empty wakes the loop, the others only add to it.
 import asyncio
 import contextvars
 import ctypes
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 from taskq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from taskq.sync import worker_loop
+
+logger = logging.getLogger("taskq.worker")
 
 #: An interrupt strikes within so many turns of a loop. (To call it off would leave CPython 3.11 looking out for
 #: it at each instruction of every thread.)
@@ -116,12 +119,22 @@ class ThreadPool:
         context = contextvars.copy_context()
         context.run(worker_loop.set, self._home)
         run = ThreadRun(fun, context, self)
+        if self._busy >= self._threads and self._threads < self._size:
+            self._start_thread()
         self._busy += 1
-        if self._busy > self._threads and self._threads < self._size:
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"taskq-{self._threads}", daemon=True).start()
         self._calls.put(run)
         return run
+
+    def _start_thread(self) -> None:
+        """Counted once it lives. Where the system has no more, the run waits for one of those there are."""
+        try:
+            threading.Thread(target=self._work, name=f"taskq-{self._threads + 1}", daemon=True).start()
+        except RuntimeError as error:
+            if self._threads == 0:
+                raise
+            logger.warning("%d threads of %d: %s", self._threads, self._size, error)
+        else:
+            self._threads += 1
 
     def forget(self) -> None:
         """Count a thread no longer: its run was abandoned."""

@@ -66,6 +66,39 @@ async def test_no_more_threads_than_its_size(pool: ThreadPool) -> None:
     assert set(names) == {"taskq-1", "taskq-2"}
 
 
+async def test_threads_that_could_not_be_started_are_not_counted(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start"):
+                pool.submit(lambda: 1)
+    barrier = threading.Barrier(2)
+    both = [pool.submit(lambda: barrier.wait(10)) for _ in range(2)]
+    assert {await asyncio.wait_for(run.done, 10) for run in both} == {0, 1}
+
+
+async def test_without_a_further_thread_a_run_waits_for_one_there_is(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    release = threading.Event()
+    first = pool.submit(lambda: release.wait(10))
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(lambda: "second")
+    assert "1 threads of 2: can't start new thread" in caplog.text
+    release.set()
+    assert await asyncio.wait_for(first.done, 10) is True
+    assert await asyncio.wait_for(second.done, 10) == "second"
+
+
 async def test_none_of_many_runs_is_forgotten(pool: ThreadPool) -> None:
     for _ in range(20):
         runs = [pool.submit(functools.partial(int, i)) for i in range(100)]
