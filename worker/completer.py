@@ -208,15 +208,22 @@ class Completer:
     async def _attempt(self, messages: list[Message]) -> None:
         """Publish follow-ups. What was accepted is never sent twice; what never can be is put away."""
         failures = await failures_of(self._broker, messages)
-        hopeless = {i: error for i, error in failures.items() if isinstance(error, Unroutable | EncodeError)}
+        accepted = [message for i, message in enumerate(messages) if i not in failures]
+        failed = [(messages[i], error) for i, error in failures.items()]
+        messages[:] = [message for message, _ in failed]
+        if self._sent is not None and accepted:
+            await self._sent(accepted)
+        hopeless = [
+            (message, error) for message, error in failed if isinstance(error, Unroutable | EncodeError)
+        ]
         if hopeless:
-            await self._give_up([(messages[i], error) for i, error in hopeless.items()])
-        if self._sent is not None and len(failures) < len(messages):
-            await self._sent([message for i, message in enumerate(messages) if i not in failures])
-        messages[:] = [messages[i] for i in failures if i not in hopeless]
-        for i, error in failures.items():
-            if i not in hopeless:
-                raise error
+            await self._give_up(hopeless)
+        again = [
+            (message, error) for message, error in failed if not isinstance(error, Unroutable | EncodeError)
+        ]
+        messages[:] = [message for message, _ in again]
+        for _, error in again:
+            raise error
 
     async def _give_up(self, messages: Sequence[tuple[Message, Exception]]) -> None:
         """Those without a queue become dead letters; all that waits for them learns of it."""
@@ -226,7 +233,7 @@ class Completer:
             if not isinstance(error, EncodeError):
                 letters.append(DeadLetter(new_id(), message.routing_key, str(error), now(), message))
         if letters:
-            await self._broker.bury(letters)
+            await insist("bury messages", lambda: self._broker.bury(letters), OperationalError)
         for message, error in messages:
             outcome = await self._unsent(message, error)
             await self._save(outcome.results)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from taskq import GroupResult, Task, TaskQ
-from taskq.broker_adapters.memory import HUBS
+from taskq.broker_adapters.memory import HUBS, MemoryBroker
 from taskq.errors import (
     BrokerFull,
     ConnectionLost,
@@ -15,6 +15,7 @@ from taskq.errors import (
     StoreError,
     Unroutable,
 )
+from taskq.message import Message
 from taskq.store import TaskResult
 from tests.faults import fail
 from tests.harness import running
@@ -75,6 +76,33 @@ async def test_a_follow_up_without_a_queue_is_kept_and_a_failure(frail: TaskQ, a
         assert await kept == 6
     [letter] = await (await frail.open_broker()).dead()
     assert letter.reason == "no queue takes it"
+
+
+async def test_a_failing_burial_sends_nothing_again(
+    frail: TaskQ, add: AnyTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the calls: memory also knows a message by its name and would not take it twice."""
+    fail(frail, "publish", None, PublishErrors({0: Unroutable("no queue"), 2: BrokerFull("full")}))
+    fail(frail, "bury", *DOWN)
+    offered: list[str] = []
+    publish = MemoryBroker.publish
+
+    async def noted(self: MemoryBroker, messages: Sequence[Message]) -> None:
+        offered.extend(message.correlation_id for message in messages)
+        await publish(self, messages)
+
+    monkeypatch.setattr(MemoryBroker, "publish", noted)
+    async with running(frail):
+        result = await add.apply_async((2, 2), link=[add.s(1), add.s(2), add.s(3)])
+        assert await result == 4
+        [children] = (await result.refresh()).children
+        assert isinstance(children, GroupResult)
+        lost, *kept = children.results
+        assert [await child for child in kept] == [6, 7]
+        with pytest.raises(Unroutable):
+            await lost
+    assert sorted(offered) == sorted({result.id, *(child.id for child in kept)})
+    assert len(await (await frail.open_broker()).dead()) == 1
 
 
 async def test_no_result_is_stored_before_its_turn(frail: TaskQ) -> None:
