@@ -43,6 +43,7 @@ class Completer:
     Args:
         broker, store: opened.
         consumer: the one that made the deliveries.
+        settling: told of deliveries before the broker is told that they are settled.
         settled: told of every delivery whose custody has ended.
         lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
         unsent: what comes of a message that can never be published.
@@ -55,6 +56,7 @@ class Completer:
         store: ResultStore,
         consumer: Consumer,
         *,
+        settling: Callable[[Sequence[Delivery]], None],
         settled: Callable[[Sequence[Delivery]], None],
         lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
         unsent: Callable[[Message, Exception], Awaitable[Outcome]],
@@ -63,6 +65,7 @@ class Completer:
         self._broker = broker
         self._store = store
         self._consumer = consumer
+        self._settling = settling
         self._settled = settled
         self._lost = lost
         self._unsent = unsent
@@ -245,6 +248,7 @@ class Completer:
         requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
         reject = [(o.delivery, _written(o.reason)) for o in outcomes if o.settle is Settle.REJECT]
         if ack or requeue or reject:
+            self._settling([outcome.delivery for outcome in outcomes])
             await insist(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),

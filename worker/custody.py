@@ -15,6 +15,7 @@ class Custody:
 
     def __init__(self) -> None:
         self._jobs: dict[Delivery, Job | None] = {}
+        self._leaving: set[Delivery] = set()
         self._changed = asyncio.Event()
         #: Of the bodies of all that is held.
         self.bytes = 0
@@ -24,9 +25,14 @@ class Custody:
         self._jobs[delivery] = job
         self.bytes += len(delivery.message.body)
 
+    def leave(self, deliveries: Iterable[Delivery]) -> None:
+        """The broker is about to be told that these are ours no more: from now on a missing lease is no loss."""
+        self._leaving.update(deliveries)
+
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """End custody."""
         for delivery in deliveries:
+            self._leaving.discard(delivery)
             if self._jobs.pop(delivery, _UNKNOWN) is not _UNKNOWN:
                 self.bytes -= len(delivery.message.body)
         self._changed.set()
@@ -38,6 +44,11 @@ class Custody:
     def leased(self) -> list[Delivery]:
         """Those whose lease is to be kept: all but the ones acknowledged before their run. From any thread."""
         return [delivery for delivery, job in list(self._jobs.items()) if job is None or not job.acknowledged]
+
+    def missed(self, lost: Iterable[Delivery]) -> list[Delivery]:
+        """Those of these that we still count on: a renewal may cross with what ends a custody. From any thread."""
+        expected = set(self.leased()) - self._leaving
+        return [delivery for delivery in lost if delivery in expected]
 
     def tell_lost(self, deliveries: Iterable[Delivery]) -> None:
         """Let the runs of these know that they may have been given to another worker."""

@@ -140,6 +140,7 @@ class Intake:
     async def _park(self, parked: Sequence[tuple[Job, float]]) -> None:
         """Have the broker keep these. One that was revoked since it was looked at comes back at once."""
         deliveries = [(job.delivery, until) for job, until in parked]
+        self._custody.leave([delivery for delivery, _ in deliveries])
         await insist("park tasks", lambda: self._consumer.park(deliveries), OperationalError)
         self._custody.release([delivery for delivery, _ in deliveries])
         revoked = await self._revoked([job for job, _ in parked])

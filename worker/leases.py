@@ -39,8 +39,8 @@ class Leases:
         """All were renewed, as of `asked` (on our clock), but for those that were lost. May come from any thread."""
         self._renewed = max(self._renewed, asked)
         self.renewals += 1
-        self.losses += len(lost)
-        if lost:
+        if lost and (lost := self._custody.missed(lost)):
+            self.losses += len(lost)
             logger.warning("the leases of %d deliveries were lost: other workers have them", len(lost))
             self._gone.update(lost)
             self._custody.tell_lost(lost)

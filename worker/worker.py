@@ -241,6 +241,7 @@ class _Parts:
             broker,
             store,
             consumer,
+            settling=self.custody.leave,
             settled=self.custody.release,
             lost=self.leases.lost,
             unsent=lambda message, error: verdict.unsent(message, error),  # noqa: PLW0108 - made below

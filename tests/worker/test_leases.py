@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from taskq import TaskQ
-from taskq.broker_adapters.memory import HUBS
+from taskq.broker_adapters.memory import HUBS, MemoryConsumer
 from taskq.message import Delivery, Message
 from taskq.worker.custody import Custody
 from taskq.worker.leases import Leases
@@ -84,12 +84,69 @@ async def test_a_stale_end_is_not_stored(app: TaskQ) -> None:
     assert hub.size("celery") == 0
 
 
+async def test_an_early_acknowledgement_that_crosses_with_a_renewal_is_no_loss(app: TaskQ) -> None:
+    """The renewal names what the broker has just been told is done: the result is stored all the same."""
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    @app.task(acks_late=False)
+    async def act() -> str:
+        begun.set()
+        await release.wait()
+        return "done"
+
+    async with running(app) as worker:
+        result = await act.delay()
+        await begun.wait()
+        assert worker._parts is not None
+        held = [job.delivery for job in worker.running]  # as it was asked for before the acknowledgement
+        lost = await (await app.open_broker()).renew(held)
+        assert lost == held
+        worker._parts.leases.renewed(0.0, lost)
+        release.set()
+        assert await result.get(timeout=10) == "done"
+
+
+@pytest.mark.parametrize("verb", ["park", "settle"])
+async def test_a_renewal_that_crosses_with_the_end_of_a_custody_is_no_loss(
+    app: TaskQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, verb: str
+) -> None:
+    @app.task
+    async def act() -> str:
+        return "done"
+
+    crossed: list[Delivery] = []
+    real = getattr(MemoryConsumer, verb)
+
+    async with running(app) as worker:
+        assert worker._parts is not None
+        leases = worker._parts.leases
+
+        async def crossing(self: MemoryConsumer, *args: Any, **kwargs: Any) -> None:
+            held = leases.held()
+            await real(self, *args, **kwargs)
+            lost = await self.renew(held)
+            leases.renewed(0.0, lost)
+            crossed.extend(lost)
+
+        monkeypatch.setattr(MemoryConsumer, verb, crossing)
+        if verb == "park":
+            await act.apply_async(countdown=1e6)
+        else:
+            assert await (await act.delay()).get(timeout=10) == "done"
+        await eventually(lambda: crossed)
+        assert leases.losses == 0
+        assert leases._gone == set()
+    assert "were lost" not in caplog.text
+
+
 def test_renewals_and_losses_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def count() -> tuple[int, int]:
         custody = Custody()
         leases = Leases(Asked(), custody, lease=30.0, clock=Clock())  # type: ignore[arg-type]  # its one verb
         leases.renewed(1.0, [])
-        leases.renewed(2.0, [delivery()])
+        lost = delivery()
+        custody.take(lost, None)
+        leases.renewed(2.0, [lost])
         return leases.renewals, leases.losses
 
     assert asyncio.run(count()) == (2, 1)
