@@ -83,9 +83,7 @@ class Health:
         self._unattended: float | None = None
         self._told_dead = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run()), name="taskq-health", daemon=True
-        )
+        self._thread = threading.Thread(target=self._keep_judging, name="taskq-health", daemon=True)
 
     def start(self) -> None:
         """Begin to judge."""
@@ -116,6 +114,8 @@ class Health:
         problems = []
         if (blocked := vitals.watchdog.blocked) > patience:
             problems.append(f"the event loop has been blocked for {blocked:.0f} s")
+        if (failing := vitals.watchdog.failing) > patience:
+            problems.append(f"the watchdog has failed for {failing:.0f} s")
         leases = vitals.leases
         if (
             leases is not None
@@ -162,6 +162,16 @@ class Health:
         }
 
     # --- the thread -----------------------------------------------------------------------------------------
+
+    def _keep_judging(self) -> None:
+        """An error that nobody thought of is told, and all begins anew; meanwhile nobody is told that it is alive."""
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._run())
+            except Exception:
+                logger.exception("judging the worker's health failed and starts again")
+                self.connected = False
+                self._stop.wait(self._pause)
 
     async def _run(self) -> None:
         broker: Broker | None = None

@@ -52,6 +52,9 @@ class Watchdog:
         #: How long the event loop took to answer the last time, in seconds.
         self.lag = 0.0
         self._told = False
+        self._pause = min(1.0, warning / 2, leases.lease / 3 if leases is not None else 1.0)
+        self._renewed = time.monotonic()
+        self._failing_since: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="taskq-watchdog", daemon=True)
 
@@ -64,33 +67,47 @@ class Watchdog:
         self._stop.set()
         await asyncio.to_thread(self._thread.join, 5.0)
 
+    @property
+    def failing(self) -> float:
+        """Seconds since its errors began, 0 while there are none. From any thread."""
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _run(self) -> None:
-        asyncio.run(self._watch())
+        """An error that nobody thought of is told, and all begins anew."""
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._watch())
+            except Exception:
+                logger.exception("the watchdog failed and starts again")
+                self._failing_since = self._failing_since or time.monotonic()
+                self._stop.wait(self._pause)
 
     async def _watch(self) -> None:
         broker = self._connect() if self._leases is not None else None
-        pause = min(1.0, self._warning / 2, self._leases.lease / 3 if self._leases is not None else 1.0)
         opened = False
-        renewed = time.monotonic()
         try:
-            while not await asyncio.to_thread(self._stop.wait, pause):
+            while not await asyncio.to_thread(self._stop.wait, self._pause):
                 self._look()
-                if self._leases is None or broker is None:
-                    continue
-                if time.monotonic() - renewed >= self._leases.lease / 3:
+                if broker is not None and self._leases is not None and self._is_time:
                     try:
                         opened = opened or await _opened(broker)
                         await self._renew(broker, self._leases)
-                        renewed = time.monotonic()
                     except OperationalError as error:
                         logger.warning("could not renew the leases: %s", error)
+                self._failing_since = None
         finally:
             if broker is not None and opened:
                 await broker.close()
 
+    @property
+    def _is_time(self) -> bool:
+        return self._leases is not None and time.monotonic() - self._renewed >= self._leases.lease / 3
+
     async def _renew(self, broker: Broker, leases: Leases) -> None:
         asked = self._loop.time()
         leases.renewed(asked, await broker.renew(leases.held()))
+        self._renewed = time.monotonic()
 
     # --- the loop -------------------------------------------------------------------------------------------
 

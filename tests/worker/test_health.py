@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskq import TaskQ
+from taskq.broker_adapters.memory import MemoryBroker
 from taskq.errors import ConfigError
 from taskq.worker import Worker
 from taskq.worker.http import HttpServer, parse_bind
@@ -164,6 +165,40 @@ async def test_a_worker_that_leaves_messages_alone_is_not_alive(app: TaskQ, work
     worker._parts.intake.received = time.monotonic()
     health._attend()
     assert health.why_dead() == []
+
+
+async def test_a_watchdog_that_fails_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Its thread ended with the first error that nobody had thought of, and no lease was renewed any more."""
+    url = "memory://failing"
+    app = TaskQ("failing", broker=url, backend=url, http_bind="0", health_patience=0.2, lease_seconds=0.3)
+    async with running(app) as worker:
+        assert worker._parts is not None
+        leases, health = worker._parts.leases, server_of(worker)._health
+        await eventually(lambda: is_ready(worker) if leases.renewals else False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "renew", refusing)
+            await eventually(lambda: "the watchdog has failed" in " ".join(health.why_dead()))
+            assert "RuntimeError: a bug" in caplog.text
+            assert (await ask(worker, "/live"))[0] == 503
+        before = leases.renewals
+        await eventually(lambda: leases.renewals > before and not health.why_dead())
+
+
+async def refusing(*_: object) -> None:
+    raise RuntimeError("a bug")
+
+
+async def test_judging_goes_on_after_an_error(
+    app: TaskQ, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await eventually(lambda: is_ready(worker))
+    health = server_of(worker)._health
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBroker, "ready", refusing)
+        await eventually(lambda: "judging the worker's health failed" in caplog.text)
+        assert (await ask(worker, "/ready"))[0] == 503
+    await eventually(lambda: is_ready(worker))
+    assert health.connected
 
 
 async def test_the_heartbeat_file_and_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
