@@ -104,8 +104,7 @@ class RedisPublisher:
         plain: Pushes = pushes
         if any(message.once is not None for message in messages):
             plain = await self._push_named(pushes, failures, messages)
-        for piece in _pieces(plain):
-            await self._push(piece, failures, messages)
+        await self._push_pieces(plain, failures, messages)
         self._keep_lists({message.routing_key for message in messages})
         if self._durability is not None:
             await self._make_sure(
@@ -221,6 +220,20 @@ class RedisPublisher:
             except ConnectionLost as error:
                 session = await self._reconnect(error, deadline)
 
+    async def _push_pieces(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
+        """Push piece by piece, up to one that fails: what was taken before it must not be sent again."""
+        pieces = list(_pieces(pushes))
+        for number, piece in enumerate(pieces):
+            try:
+                await self._push(piece, failures, messages)
+            except OperationalError as error:
+                if number == 0:
+                    raise
+                unsent = type(error)(str(error))
+                failures |= dict.fromkeys(_places(pieces[number + 1 :]), unsent)
+                failures |= dict.fromkeys(_places([piece]), error)
+                return
+
     async def _push(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
         chosen = [messages[at] for items in pushes.values() for at, _ in items]
         args: list[Any] = [len(items) for items in pushes.values()]
@@ -325,6 +338,10 @@ def binding_commands(layout: Layout, queues: Iterable[Queue]) -> list[tuple[str,
 def _name(message: Message) -> str:
     # A retry has the same task id, and is another message.
     return f"{message.headers.get('id') or message.correlation_id}/{message.headers.get('retries', 0)}"
+
+
+def _places(pieces: Iterable[Pushes]) -> list[int]:
+    return [at for piece in pieces for items in piece.values() for at, _ in items]
 
 
 def _pieces(pushes: Mapping[str, Sequence[tuple[int, bytes]]]) -> Iterable[Pushes]:

@@ -13,7 +13,8 @@ import redis
 
 from taskq import TaskQ, redis_session
 from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
-from taskq.errors import BrokerFull, ConnectionLost, OperationalError, StoreError
+from taskq.broker_adapters import redis_publisher
+from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, StoreError
 from taskq.message import Delivery, Message
 from taskq.states import SUCCESS
 from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
@@ -183,6 +184,31 @@ async def test_a_publish_given_up_says_so_and_its_repetition_is_no_duplicate(
     assert sorted(ids(await take(await broker.consume(["q"], prefetch=50), 4))) == [0, 1, 2, 3]
     with server.client() as client:
         assert client.llen("q") == 0
+
+
+async def test_of_a_batch_in_pieces_it_is_known_which_were_taken(
+    connect: Open, bad_network: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_publisher, "PIECE", 1)  # each message is a piece
+    broker = await connect(through(bad_network), patience=0.3)
+    await broker.publish(messages(1))
+
+    def cut_at_the_third(data: bytes) -> bytes:
+        if b"id-3" not in data:
+            return data
+        bad_network.refuse = True
+        bad_network.cut()
+        return b""
+
+    bad_network.rewrite = cut_at_the_third
+    with pytest.raises(PublishErrors) as caught:
+        await broker.publish(messages(4, start=1))
+    fates = {at: error.maybe_accepted for at, error in caught.value.failures.items()}
+    assert fates == {2: True, 3: False}
+    bad_network.rewrite, bad_network.refuse = bytes, False
+    await broker.publish(messages(2, start=3))
+    assert sorted(ids(await take(await broker.consume(["q"], prefetch=50), 5))) == [0, 1, 2, 3, 4]
+    assert await broker.size("q") == 0
 
 
 async def test_a_retry_of_the_same_task_is_another_message(connect: Open, bad_network: Proxy) -> None:
