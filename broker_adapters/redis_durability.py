@@ -5,11 +5,14 @@ up to a second of them, a failover what had not reached the replica.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from taskq.errors import ConfigError, ConnectionLost, OperationalError
-from taskq.redis_session import Session
+from taskq.redis_session import REPLY_TIMEOUT, Session
 
+#: Milliseconds of one wait, after which the next one begins: while Redis waits it answers nothing else on that connection,
+#: and what is sent behind it must have its reply within `REPLY_TIMEOUT`.
+LONGEST_WAIT: Final = int(REPLY_TIMEOUT * 500)
 
 class Durability(NamedTuple):
     """What a message must have reached: the disk of the server, and so many replicas (their disks, with `disk`)."""
@@ -42,16 +45,24 @@ class Durability(NamedTuple):
         Raises:
             OperationalError: it was taken, but is not as safe as wanted (`maybe_accepted`).
         """
-        limit = int(self.patience * 1000)
+        wanted = [1, self.replicas] if self.disk else [self.replicas]
+        rest = max(1, int(self.patience * 1000))  # whole milliseconds: 0 is for ever
+        while True:
+            limit = min(rest, LONGEST_WAIT)
+            reached = await self._wait(session, ("EXPIRE", marker, keep), limit)
+            if all(have >= want for have, want in zip(reached, wanted, strict=True)):
+                return
+            rest -= limit
+            if rest <= 0:
+                raise OperationalError(f"{shown}: {self._shortfall(reached)}", maybe_accepted=True)
+
+    async def _wait(self, session: Session, write: Sequence[Any], limit: int) -> Sequence[int]:
         command = ("WAITAOF", 1, self.replicas, limit) if self.disk else ("WAIT", self.replicas, limit)
         # Redis looks at the writes of this connection: after a reconnect there must be one.
-        written, waited = session.send(("EXPIRE", marker, keep), command)
+        written, waited = session.send(write, command)
         session.checked(await written)
         answer = session.checked(await waited)
-        reached = list(answer) if self.disk else [answer]
-        wanted = [1, self.replicas] if self.disk else [self.replicas]
-        if any(have < want for have, want in zip(reached, wanted, strict=True)):
-            raise OperationalError(f"{shown}: {self._shortfall(reached)}", maybe_accepted=True)
+        return list(answer) if self.disk else [answer]
 
     def _shortfall(self, reached: Sequence[int]) -> str:
         within = f"within {self.patience:g} s"

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -63,9 +64,11 @@ class RedisPublisher:
         self._marker = layout.own(f"publisher:{name}")
         self._tags = count(1)
         self._number = 0
+        self._answered = 0  # the last batch of which it is known what became of it
         # Batches without an answer: None until the marker has been read on a new connection, then whether taken.
         self._doubts: dict[int, bool | None] = {}
         self._doubtful: dict[str, int] = {}
+        self._confirming = asyncio.Lock()
         self._declared: set[str] = set()
         self._lists: dict[tuple[str, int], str] = {}
 
@@ -263,6 +266,7 @@ class RedisPublisher:
             if is_unknown_script(reply):
                 await session.call("SCRIPT", "LOAD", PUBLISH.text)
             elif not isinstance(reply, ConnectionLost):
+                self._answered = number
                 return self._answer(session, reply)
             else:
                 self._remember(number, messages, None)
@@ -270,18 +274,22 @@ class RedisPublisher:
                 for message in messages:
                     self._doubtful.pop(_name(message), None)
                 if self._doubts.pop(number):
+                    self._answered = number
                     return [b""] * (len(keys) - 1)
 
     async def _make_sure(self, durability: Durability, taken: Sequence[Message]) -> None:
-        session = await self._link.session()
+        number = self._answered
         try:
-            await durability.confirm(session, self._marker, KEEP_MARKER, self._shown)
+            async with self._confirming:  # one after the other: Redis would let the waits add up
+                await self._link.once(
+                    partial(durability.confirm, marker=self._marker, keep=KEEP_MARKER, shown=self._shown)
+                )
         except OperationalError as error:
             # Sent again they are waited for again, and not taken twice. Another master may not have them.
-            self._remember(self._number, taken, None)
+            self._remember(number, taken, None)
             if not isinstance(error, ConnectionLost):
-                self._doubts[self._number] = True
-            raise
+                self._doubts[number] = True
+            raise type(error)(str(error), maybe_accepted=True) from error
 
     def _answer(self, session: Session, reply: Reply) -> Sequence[bytes]:
         try:

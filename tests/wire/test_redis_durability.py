@@ -1,5 +1,6 @@
 """Options `durable` and `durable_replicas`: what is asked of Redis, and that a short answer is an error."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import redis
 
+from taskq import redis_session
 from taskq.broker import Broker, BrokerConfig, open_broker
-from taskq.errors import ConfigError, OperationalError
+from taskq.errors import ConfigError, ConnectionLost, OperationalError
 from taskq.message import Message
 from tests.polling import eventually
 from tests.proxy import proxy
@@ -77,6 +79,30 @@ async def test_the_disk_is_waited_for_and_a_short_answer_raises(disk: Disk) -> N
         await broker.publish([message("b"), message("c")])  # waited for again, and taken once
         assert disk.asked[2:] == [b"1 0 500"] * 2
         assert await broker.size("q") == 3
+
+
+async def test_a_wait_longer_than_a_reply_may_take_breaks_no_connection(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_session, "REPLY_TIMEOUT", 1.0)
+    monkeypatch.setattr(redis_session, "_TICK", 0.1)
+    monkeypatch.setattr("taskq.broker_adapters.redis_durability.LONGEST_WAIT", 400, raising=False)
+    async with connected(server.url, patience=1.6, durable_replicas=1) as broker:
+        sent = [broker.publish([message(name)]) for name in "abc"]
+        errors = await asyncio.gather(*sent, return_exceptions=True)
+        assert all("only 0 of 1 replicas had it within 1.6 s" in str(error) for error in errors)
+        assert await broker.size("q") == 3
+
+
+async def test_what_was_taken_and_not_confirmed_is_not_reported_as_never_sent(disk: Disk) -> None:
+    async with connected(disk.url, durable=True) as broker:
+        disk.answer = "redis.error_reply('LOADING Redis is loading')"
+        with pytest.raises(ConnectionLost) as caught:
+            await broker.publish([message("a")])
+        assert caught.value.maybe_accepted
+        disk.answer = "{1, 0}"
+        await broker.publish([message("a")])
+        assert await broker.size("q") == 1
 
 
 async def test_without_the_option_nothing_is_waited_for(disk: Disk) -> None:
