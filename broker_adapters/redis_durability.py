@@ -14,6 +14,7 @@ from taskq.redis_session import REPLY_TIMEOUT, Session
 #: and what is sent behind it must have its reply within `REPLY_TIMEOUT`.
 LONGEST_WAIT: Final = int(REPLY_TIMEOUT * 500)
 
+
 class Durability(NamedTuple):
     """What a message must have reached: the disk of the server, and so many replicas (their disks, with `disk`)."""
 

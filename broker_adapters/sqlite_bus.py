@@ -72,6 +72,8 @@ class SqliteListener(Arrivals):
                     pass
             except OperationalError as error:
                 logger.warning("cannot listen, trying again: %s", error)
+            except Exception:
+                logger.exception("cannot listen, trying again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._told.wait()

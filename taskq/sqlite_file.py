@@ -15,6 +15,7 @@ answered by one wake-up of their event loop.
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from urllib.parse import parse_qsl
 
 from taskq.errors import ConfigError
 from taskq.sqlite_wake import Announcer, wake_folder
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -148,10 +151,26 @@ class SharedFile:
         except Exception as error:  # noqa: BLE001 - it is handed to the one who waits
             if len(jobs) == 1:
                 return [Outcome(jobs[0], None, error)]
+            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+                return self._without_lock(jobs, error)
             return [outcome for job in jobs for outcome in self._together([job])]
         for topic in {job.topic for job in jobs if job.topic}:
-            self._announcer.tell(topic)
+            self._tell(topic)
         return [Outcome(job, value, None) for job, value in zip(jobs, values, strict=True)]
+
+    def _without_lock(self, jobs: Sequence[Job], error: Exception) -> list[Outcome]:
+        """Each alone would wait as long again: all that write have failed. Reading needs no lock."""
+        readers = [job for job in jobs if job.mode == READ]
+        if len(readers) == len(jobs):
+            return [Outcome(job, None, error) for job in jobs]
+        failed = [Outcome(job, None, error) for job in jobs if job.mode != READ]
+        return failed + (self._together(readers) if readers else [])
+
+    def _tell(self, topic: str) -> None:
+        try:
+            self._announcer.tell(topic)
+        except Exception:  # it is committed, and listeners look by themselves, too
+            logger.exception("could not wake those who wait for %s in %s", topic, self.path)
 
     def _transaction(self, jobs: Sequence[Job]) -> list[Any]:
         db = self._db = self._db or connect(self.path)

@@ -37,23 +37,27 @@ class Listener:
     def __init__(self, folder: Path, topic: str, heard: Callable[[], object]) -> None:
         self._heard = heard
         self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket: socket.socket | None = None
         self._path = folder / f"{topic}-{uuid.uuid4().hex[:20]}"
-        with suppress(OSError):  # no sockets here: the regular look must do
+        with suppress(OSError):  # no sockets here, or no more of them: the regular look must do
+            self._socket = own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            own.setblocking(False)
             folder.mkdir(exist_ok=True)
-            self._socket.bind(os.fspath(self._path))
-            self._loop.add_reader(self._socket, self._read)
+            own.bind(os.fspath(self._path))
+            self._loop.add_reader(own, self._read, own)
 
     def close(self) -> None:
+        if self._socket is None:
+            return
         self._loop.remove_reader(self._socket)
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
-    def _read(self) -> None:
+    def _read(self, own: socket.socket) -> None:
         with suppress(BlockingIOError):
             while True:
-                self._socket.recv(16)
+                own.recv(16)
                 self._heard()
 
 
@@ -90,6 +94,7 @@ class Announcer:
         try:
             self._socket.sendto(b"!", os.fspath(path))
         except ConnectionRefusedError:  # its process died
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of another user, in a folder with the sticky bit: it stays
+                path.unlink(missing_ok=True)
         except OSError:  # it has just closed, or has more to read than it can hold: then it is awake
             return

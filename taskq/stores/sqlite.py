@@ -135,6 +135,9 @@ class Feed:
         except StoreError as error:
             logger.warning("cannot read results, trying again: %s", error)
             return False
+        except Exception:
+            logger.exception("cannot read results, trying again")
+            return False
         self._read_to = end
         for change in found:
             for watcher in self._watchers.get(change.task_id, ()):

@@ -2,7 +2,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -170,6 +170,44 @@ async def test_a_locked_file_says_so_and_is_got_over(tmp_path: Path, monkeypatch
     await broker.publish([Message({}, b"")])
     assert await broker.size("celery") == 1
     await broker.close()
+
+
+async def test_all_that_wait_for_a_lock_wait_once_and_who_reads_does_not_fail(
+    file: SqliteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[int] = []
+    assert file._shared is not None
+    transaction = file._shared._transaction
+
+    def counted(jobs: Sequence[sqlite_file.Job]) -> list[object]:
+        began.append(len(jobs))
+        return transaction(jobs)
+
+    monkeypatch.setattr(file._shared, "_transaction", counted)
+    await file.run(lambda db: db.execute("PRAGMA busy_timeout=50").fetchall(), mode=READ)
+    with closing(sqlite3.connect(file.location.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        jobs = [file.run(insert, x) for x in range(50)]
+        found, *results = await asyncio.gather(file.run(count, mode=READ), *jobs, return_exceptions=True)
+        other.execute("ROLLBACK")
+    assert found == 0
+    assert all("another process has kept" in str(error) for error in results)
+    assert len(began) <= 5  # the first alone perhaps, the others together, and those that read
+    assert await file.run(insert, 1) == 1
+
+
+async def test_a_wake_that_fails_ends_nothing(
+    file: SqliteFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(topic: str) -> None:
+        raise ZeroDivisionError(topic)
+
+    assert file._shared is not None
+    monkeypatch.setattr(file._shared._announcer, "tell", broken)
+    for x in range(2):
+        assert await asyncio.wait_for(file.run(insert, x, topic="t"), 10) == x
+    assert "could not wake those who wait for t" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_locked_file_does_not_end_receiving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -9,6 +10,9 @@ import pytest
 
 from taskq.broker import BrokerConfig, open_broker
 from taskq.sqlite_wake import Announcer, Listener, wake_folder
+from taskq.states import SUCCESS
+from taskq.store import StoreConfig, TaskResult
+from taskq.stores.sqlite import SqliteStore
 from tests.polling import eventually
 
 
@@ -40,6 +44,48 @@ async def test_sockets_of_the_dead_are_removed(tmp_path: Path, announcer: Announ
     announcer.tell("messages")
     assert not list((tmp_path / "wake").iterdir())
     announcer.close()
+
+
+async def test_a_socket_of_the_dead_that_may_not_be_removed_stays(
+    tmp_path: Path, announcer: Announcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wake").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+        dead.bind(os.fspath(tmp_path / "wake" / "messages-dead"))
+
+    def refuse(path: Path, missing_ok: bool) -> None:  # noqa: FBT001 - as of Path
+        raise PermissionError(1, "Operation not permitted", path, missing_ok)
+
+    monkeypatch.setattr(
+        Path, "unlink", refuse
+    )  # the sticky bit: root, as whom tests may run, is not stopped by it
+    announcer.tell("messages")
+    announcer.close()
+    assert list((tmp_path / "wake").iterdir())
+
+
+async def test_without_file_handles_results_still_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(StoreConfig(f"sqlite:///{tmp_path}/x.db"))
+    await store.open()
+
+    async def last() -> object:
+        return [state async for state in store.watch("t")][-1].value
+
+    with monkeypatch.context() as context:
+        context.setattr("taskq.sqlite_wake.socket.socket", no_handles)
+        waiting = asyncio.create_task(last())
+        await eventually(lambda: store.feed.watchers("t") and store.feed._reading is not None)
+        await asyncio.sleep(0)
+    await store.save([TaskResult("t", SUCCESS, 7)])
+    async with asyncio.timeout(10):
+        assert await waiting == 7
+    await store.close()
+
+
+def no_handles(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_a_listener_that_does_not_read_holds_nobody_up(tmp_path: Path, announcer: Announcer) -> None:
