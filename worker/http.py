@@ -1,11 +1,14 @@
 """Probes and metrics over HTTP, served from threads: they answer while the event loop is blocked. Read-only."""
 
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
-from socket import AF_INET6
+from socket import AF_INET6, SHUT_RDWR, socket
 from typing import Any
 
 import orjson
@@ -14,6 +17,11 @@ from taskq.errors import ConfigError
 from taskq.worker.health import Health
 
 logger = logging.getLogger("taskq.worker")
+
+#: So many connections are served at a time; a further one takes the place of the oldest.
+_CONNECTIONS = 32
+#: A connection is cut off after so many seconds, whatever its client does.
+_PATIENCE = 5.0
 
 LOOPBACK = "127.0.0.1"
 _TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
@@ -49,7 +57,7 @@ class HttpServer:
     def __init__(self, health: Health, host: str, port: int) -> None:
         self._health = health
         self._exposition = _exposition(health)
-        kind = _Server6 if ":" in host else ThreadingHTTPServer
+        kind = _Server6 if ":" in host else _Server
         try:
             self._server = kind((host, port), self._handler())
         except OSError as error:
@@ -90,8 +98,6 @@ class HttpServer:
         answer = self.answer
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 5.0  # a client that says nothing has its thread for so many seconds
-
             def do_GET(self) -> None:
                 status, kind, body = answer(self.path)
                 self.send_response(status)
@@ -110,7 +116,49 @@ class HttpServer:
         return Handler
 
 
-class _Server6(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    """A slow client has its thread for `_PATIENCE` seconds in all, and less when others come."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._open: dict[socket, float] = {}  # since when, the oldest first
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._open) >= _CONNECTIONS:
+            self._cut_off(next(iter(self._open.copy()), None))
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called by the server between requests, twice a second at least."""
+        late = time.monotonic() - _PATIENCE
+        for request, since in self._open.copy().items():
+            if since < late:
+                self._cut_off(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for request in self._open.copy():
+            self._cut_off(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as in the base class
+        """The base class prints a traceback, of clients that went away, too."""
+        error = sys.exception()
+        level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+        logger.log(level, "could not answer %s", client_address, exc_info=error)
+
+    def _cut_off(self, request: socket | None) -> None:
+        """Its thread wakes up at the end of the stream, and closes it."""
+        if request is not None and self._open.pop(request, None) is not None:
+            with suppress(OSError):
+                request.shutdown(SHUT_RDWR)
+
+
+class _Server6(_Server):
     address_family = AF_INET6
 
 

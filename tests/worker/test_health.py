@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,40 @@ def test_without_systemd_nobody_is_told() -> None:
     notifier.tell("READY=1")
     assert not notifier.active
     assert notifier.watchdog is None
+
+
+def handlers() -> int:
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
+async def test_a_client_that_trickles_is_cut_off(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskq.worker.http._PATIENCE", 0.3)
+    with socket.create_connection(server_of(worker).address, timeout=0.02) as client:
+
+        def is_cut_off() -> bool:
+            """Says one byte more of a line without an end, and listens."""
+            try:
+                client.sendall(b"G")
+                return client.recv(1000) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        await eventually(is_cut_off)
+    await eventually(lambda: handlers() == 0)
+
+
+async def test_many_silent_clients_leave_room_for_others(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskq.worker.http._CONNECTIONS", 3)
+    with ExitStack() as silent:
+        for _ in range(20):
+            silent.enter_context(socket.create_connection(server_of(worker).address))
+        assert await ask(worker, "/live") == (200, "ok\n")
+        await eventually(lambda: handlers() <= 3, within=2)
+    await eventually(lambda: handlers() == 0)
 
 
 async def test_off_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
