@@ -13,7 +13,7 @@ from taskq.clock import now
 from taskq.envelope import dumps, loads
 from taskq.errors import DecodeError, OperationalError
 from taskq.message import Message
-from taskq.redis_link import Link
+from taskq.redis_link import Link, backoff
 from taskq.redis_session import Session
 
 logger = getLogger(__name__)
@@ -76,8 +76,16 @@ class ReplyList(Arrivals):
             logger.debug("%s; the list of replies expires", error)
 
     async def _follow(self) -> None:
+        refused = 0
         while True:
-            popped = await self._link.insist(lambda session: session.call("BRPOP", *self._keys, _BLOCK))
+            try:
+                popped = await self._link.insist(lambda session: session.call("BRPOP", *self._keys, _BLOCK))
+                refused = 0
+            except OperationalError as error:
+                logger.warning("%s; replies wait", error)
+                popped = None
+                await asyncio.sleep(backoff(refused))
+                refused += 1
             if popped is not None:
                 _add(self, popped[1])
 
@@ -160,9 +168,18 @@ class RedisBus:
 
     async def _keep(self) -> None:
         """Who only listens does not notice a lost connection: connect again for them."""
+        tries = 0
         while True:
-            session = await self._link.insist(_as_it_is)
-            await asyncio.shield(session.closed)
+            try:
+                session = await self._link.insist(_as_it_is)
+                tries = 0
+                await asyncio.shield(session.closed)
+            except OperationalError:
+                return  # closed
+            except Exception:
+                logger.exception("could not connect for those who listen")
+                await asyncio.sleep(backoff(tries))
+                tries += 1
 
     # -- called by the broker
 

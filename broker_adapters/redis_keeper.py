@@ -51,6 +51,9 @@ class Keeper:
             except OperationalError as error:
                 logger.error("%s; claims of dead workers and parked messages wait", error)  # noqa: TRY400 - says it all
                 pause = CELERY_PAUSE
+            except Exception:
+                logger.exception("claims of dead workers and parked messages wait")
+                pause = CELERY_PAUSE
             await self._rest(pause)
 
     async def _rest(self, pause: float) -> None:

@@ -9,18 +9,20 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
+from logging import getLogger
 from typing import Any, ClassVar, Final, TypeVar
 
 from taskq.compression import inflate_result
-from taskq.errors import ConnectionLost, DecodeError, OperationalError, StoreError
+from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, StoreError
 from taskq.redis_link import Link, Script
 from taskq.redis_session import Reply, Session
 from taskq.redis_url import parse_target
 from taskq.states import READY
 from taskq.store import Claimed, StoreConfig, TaskResult, join_when_free
 from taskq.stores.redis_chords import Call, ChordCalls
+
+logger = getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -129,7 +131,7 @@ class RedisStore:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.wait([self._tending])
-            self._tending = None
+        self._end_watches("the connection to the result store was closed")
         self._link.close()
 
     async def expect(self, task_ids: Sequence[str]) -> None:
@@ -216,6 +218,10 @@ class RedisStore:
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
         channel, watcher = self._task_key + task_id, Watcher()
+        try:
+            channel.encode()
+        except UnicodeEncodeError as error:  # it would end the subscriptions of all others
+            raise EncodeError(f"{task_id!r} is no id of a task: {error}") from error
         self._watches.setdefault(channel, []).append(watcher)
         self._fresh.append((channel, watcher))
         self._change(channel)
@@ -307,11 +313,20 @@ class RedisStore:
 
     async def _tend(self) -> None:
         """Keep the connection while someone waits: notice a silent death, and connect again."""
-        with suppress(OperationalError):  # closed
+        try:
             while self._watches:
                 session = await self._link.insist(self._sign_of_life)
                 await asyncio.wait([session.closed], timeout=HEARTBEAT)
-        self._tending = None
+        except Exception as error:
+            if not isinstance(error, OperationalError):  # else it was closed
+                logger.exception("the connection for results is tended no more")
+            self._end_watches(str(error))
+        finally:
+            self._tending = None
+
+    def _end_watches(self, why: str) -> None:
+        for watcher in [watcher for watchers in self._watches.values() for watcher in watchers]:
+            watcher.tell(StoreError(f"{why}: nobody can wait for results"))
 
     async def _sign_of_life(self, session: Session) -> Session:
         try:

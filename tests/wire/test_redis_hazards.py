@@ -13,8 +13,17 @@ import redis
 
 from taskq import TaskQ, redis_session
 from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
-from taskq.broker_adapters import redis_publisher
-from taskq.errors import BrokerFull, ConnectionLost, OperationalError, PublishErrors, StoreError
+from taskq.broker_adapters import redis_keeper, redis_publisher
+from taskq.bus import Exchange, Inbox
+from taskq.clock import now
+from taskq.errors import (
+    BrokerFull,
+    ConnectionLost,
+    EncodeError,
+    OperationalError,
+    PublishErrors,
+    StoreError,
+)
 from taskq.message import Delivery, Message
 from taskq.states import SUCCESS
 from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
@@ -409,6 +418,64 @@ async def test_waiters_of_results_outlive_a_server_that_takes_no_writes(
 
 def rejected(client: redis.Redis, command: str) -> int:
     return int(client.info("commandstats").get(f"cmdstat_{command}", {}).get("rejected_calls", 0))
+
+
+async def test_replies_come_again_after_a_server_took_no_writes(connect: Open, tmp_path: Path) -> None:
+    exchange = Exchange("replies", "direct")
+    with redis_server(tmp_path) as server:
+        broker = await connect(server.url)
+        replies = await broker.bus.listen(Inbox("replies.1", exchange, "key", ttl=5, expires=10))
+        without_replicas(server, tmp_path)
+        with server.client() as client:
+            await eventually(lambda: client.info("errorstats").get("errorstat_NOREPLICAS"))
+        with_replicas(server, tmp_path)
+        await broker.bus.announce(exchange, messages(1, "key"))
+        async with asyncio.timeout(10):
+            (reply,) = await replies.receive()
+        assert reply.headers["id"] == "id-0"
+
+
+async def test_closing_a_store_ends_those_who_wait(connect: Open, server: RedisServer) -> None:
+    store = await connect(server.url, store=True)
+    waiting = asyncio.create_task(anext(store.watch("t")))
+    await eventually(lambda: store.watchers("t"))
+    await store.close()
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError, match="closed"):
+            await waiting
+
+
+async def test_an_id_that_cannot_be_written_harms_nobody_else(connect: Open, server: RedisServer) -> None:
+    store = await connect(server.url, store=True)
+    good, bad = (asyncio.create_task(anext(store.watch(name))) for name in ("t", "\ud800"))
+    with pytest.raises(EncodeError, match="no id of a task"):
+        await bad
+    await store.save([TaskResult("t", SUCCESS, 7)])
+    async with asyncio.timeout(10):
+        assert (await good).value == 7
+
+
+async def test_an_unexpected_error_does_not_end_the_keeper(
+    connect: Open, server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis_keeper, "CELERY_PAUSE", 0.05)
+    look = redis_keeper.Keeper._look_at_celery
+    failed = asyncio.Event()
+
+    async def fail_once(keeper: redis_keeper.Keeper) -> None:
+        if failed.is_set():
+            return await look(keeper)
+        failed.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(redis_keeper.Keeper, "_look_at_celery", fail_once)
+    broker = await connect(server.url)
+    consumer = await broker.consume(["q"], prefetch=10)
+    await failed.wait()
+    await broker.publish(messages(1))
+    await consumer.park([(delivery, now() + 0.1) for delivery in await take(consumer, 1)])
+    assert ids(await take(consumer, 1)) == [0]
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_read_only_replica_says_so(connect: Open, server: RedisServer, tmp_path: Path) -> None:
