@@ -36,6 +36,7 @@ class DataChannel:
         self.link = link
         self.tap = link.tap
         self.closed = False
+        self.refusal: aiormq.exceptions.ChannelClosed | None = None  # why the broker closed it
         self.on_closed: list[Callable[[], None]] = []
         self.on_cancelled: list[Callable[[], None]] = []  # the broker ended a consumer
         self._channel = channel
@@ -86,7 +87,9 @@ class DataChannel:
         except DRIVER_ERRORS as error:
             raise self.link.error(error) from error
 
-    def _on_close(self, _channel: Any, _error: BaseException | None = None) -> None:
+    def _on_close(self, _channel: Any, error: BaseException | None = None) -> None:
+        if isinstance(error, aiormq.exceptions.ChannelClosed):
+            self.refusal = error
         self._lost()
 
     def _on_cancel(self, _frame: Any) -> None:

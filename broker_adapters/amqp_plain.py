@@ -104,6 +104,8 @@ class PlainChannel(DataChannel):
         return None
 
     def _error_of(self, message: Message, error: Exception) -> OperationalError:
+        if isinstance(error, aiormq.exceptions.ChannelClosed):
+            self._on_close(self._channel, error)  # the driver may tell of it later
         if isinstance(error, aiormq.exceptions.PublishError):
             return unroutable(self.link, message, str(error))
         if isinstance(error, aiormq.exceptions.DeliveryError):

@@ -1,6 +1,7 @@
 """Publishing: one channel with confirms for everybody, hundreds of messages in flight."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ from taskq.clock import now
 from taskq.errors import EncodeError, OperationalError, PublishErrors, Unroutable
 from taskq.message import Message
 
+#: How RabbitMQ closes the channel of a message beyond its `max_message_size` (16 MiB since 4.0, before that 128 MiB).
+_TOO_LARGE = re.compile(r"message size \d+ (?:is )?larger than (?:configured )?max size (\d+)")
 #: Messages due within these seconds go to their queue at once and are held by the consumer for that long.
 NEAR = 2.0
 
@@ -53,6 +56,7 @@ class Sender:
             OperationalError: there is no connection: nothing was sent.
             EncodeError: one of them cannot be written: nothing was sent.
         """
+        self._check_sizes(messages)
         failures: Failures = {}
         ready: list[Message] = []
         places: list[int] = []
@@ -63,6 +67,8 @@ class Sender:
             except Unroutable as error:
                 failures[index] = error
         refused = await self._transmit(ready) if ready else {}
+        if len(refused) == len(messages) == 1:
+            self._check_sizes(messages)
         return failures | {places[index]: error for index, error in refused.items()}
 
     async def send_apart(self, messages: Sequence[Message]) -> tuple[Failures, dict[int, EncodeError]]:
@@ -133,8 +139,26 @@ class Sender:
             return channel
         async with self._opening:
             if self._channel is None or self._channel.closed:
-                self._channel = await open_data_channel(self.link, confirms=True)
+                channel = self._channel = await open_data_channel(self.link, confirms=True)
+                channel.on_closed.append(lambda: self._closed(channel))
             return self._channel
+
+    def _closed(self, channel: DataChannel) -> None:
+        """The channel is gone. If the broker closed it, a target was deleted or a message is too large."""
+        self.topology.forget_all()
+        if found := _TOO_LARGE.search(str(channel.refusal)):
+            channel.tap.largest = int(found[1])
+
+    def _check_sizes(self, messages: Sequence[Message]) -> None:
+        largest = self.link.tap.largest
+        if (
+            largest is not None
+            and (size := max((len(message.body) for message in messages), default=0)) > largest
+        ):
+            raise EncodeError(
+                f"{self.link.shown} takes messages of at most {largest} bytes, one has {size}: raise its "
+                "`max_message_size`, or pass a reference to the data"
+            )
 
     async def _unblocked(self) -> None:
         tap = self.link.tap

@@ -156,9 +156,8 @@ class TappedChannel(DataChannel):
         if self.closed:
             return
         unconfirmed_now, self._unconfirmed = self._unconfirmed, {}
-        error = ConnectionLost(
-            f"the connection to {self.link.shown} broke before the message was confirmed", maybe_accepted=True
-        )
+        why = f"it closed the channel: {self.refusal}" if self.refusal else "the connection broke"
+        error = ConnectionLost(f"{self.link.shown} did not confirm the message ({why})", maybe_accepted=True)
         for batch, index in unconfirmed_now.values():
             batch.answer(index, error)
         super()._lost()

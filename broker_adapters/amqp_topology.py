@@ -48,6 +48,12 @@ class Topology:
         self._targets.discard(("", queue))
         self._delayed.discard(queue)
 
+    def forget_all(self) -> None:
+        """Declare everything again before its next use: something of it was deleted, and who knows what went with it."""
+        self._known.clear()
+        self._targets.clear()
+        self._delayed.clear()
+
     async def target(self, exchange: str, routing_key: str) -> None:
         """Declare what takes messages of this exchange and key.
 
@@ -138,9 +144,7 @@ class Topology:
     def _refresh(self) -> None:
         if self._tap is not self._link.tap:
             self._tap, self._channel = self._link.tap, None
-            self._known.clear()
-            self._targets.clear()
-            self._delayed.clear()
+            self.forget_all()
 
 
 async def _declare(raw: Raw, queue: Queue) -> None:

@@ -49,6 +49,8 @@ class Tap:
         self.unblocked = asyncio.Event()
         self.unblocked.set()
         self.closed = False
+        #: Bytes of the largest body that the server takes, once it has refused one.
+        self.largest: int | None = None
         self.on_closed: list[Callable[[], None]] = []
 
     def serve(self, channel: int, reader: ChannelReader) -> None:

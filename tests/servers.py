@@ -92,10 +92,10 @@ RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on PATH insists on
 class RabbitServer:
     """A RabbitMQ node on a free port, with a name server, a cookie and data of its own in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = "") -> None:
         self.port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
-        settings = (
+        settings += (
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = false\ndisk_free_limit.absolute = 50MB\n"
         )
         (folder / "rabbitmq.conf").write_text(settings)
@@ -156,13 +156,13 @@ class RabbitServer:
 
 
 @contextmanager
-def rabbit_server(folder: Path) -> Iterator[RabbitServer]:
-    """A running node; skips at home and fails in CI where the program is missing."""
+def rabbit_server(folder: Path, settings: str = "") -> Iterator[RabbitServer]:
+    """A running node, with these lines in its rabbitmq.conf; skips at home and fails in CI where the program is missing."""
     if not Path(RABBITMQ).exists():
         if os.environ.get("CI"):
             pytest.fail("rabbitmq-server is not installed", pytrace=False)
         pytest.skip("rabbitmq-server is not installed")
-    server = RabbitServer(folder)
+    server = RabbitServer(folder, settings)
     server.start()
     try:
         yield server

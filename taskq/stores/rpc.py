@@ -201,6 +201,7 @@ class RpcStore:
         try:
             payload = self._serializer.loads(delivery.message.body)
             result = TaskResult.from_payload(payload)
+            hash((result.task_id, result.state))  # they are looked up
         except (DecodeError, KeyError, TypeError, AttributeError) as error:
             log.warning("an answer cannot be read (%r): is result_serializer the same on both sides?", error)
             return

@@ -138,9 +138,10 @@ async def test_results_are_forgotten_when_they_expire(vhost: str) -> None:
 
 
 async def test_answers_that_cannot_be_read_are_passed_over(pair: Pair, vhost: str) -> None:
+    unhashable = (b'{"task_id": ["t"], "status": "SUCCESS"}', b'{"task_id": "t", "status": {}}')
     async with await aio_pika.connect(vhost) as connection:
         channel = await connection.channel()
-        for body in (b"", b"null", b"{}", b"[1]", b"\xff"):
+        for body in (b"", b"null", b"{}", b"[1]", b"\xff", *unhashable):
             await channel.default_exchange.publish(aio_pika.Message(body), pair.caller.reply_to)
     await pair.worker.save([pair.result("t")])
     async with asyncio.timeout(10), aclosing(pair.caller.watch("t")) as states:
