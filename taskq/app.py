@@ -23,14 +23,13 @@ from taskq.lowering import Prepared, frozen, lowered, result_tuple
 from taskq.message import Message
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
-from taskq.publisher import Publisher, publish_with_retry, retry_policy
+from taskq.publisher import Publisher, announce_before, publish_with_retry, retry_policy
 from taskq.request import Request, current
 from taskq.results import AsyncResult, GroupResult, result_from_tuple
 from taskq.routing import Router
 from taskq.serializers import get_serializer
 from taskq.settings import Settings
 from taskq.signatures import AnySignature, Signature, as_signature, new_id
-from taskq.signing import sign
 from taskq.store import ResultStore, StoreConfig, require_chords
 from taskq.streams import Stream, source_of
 from taskq.task import Task, TaskOptions
@@ -311,9 +310,7 @@ class TaskQ:
         self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection
     ) -> None:
         """Hand messages to the broker, with the retry policy of the options or the settings."""
-        if signals.before_task_publish.receivers:
-            await signals.announce(signals.before_task_publish, messages)
-            sign(messages, self.conf.security_secrets)  # receivers may have changed them
+        await announce_before(messages, self.conf.security_secrets)
         publisher: Publisher = options.get("publisher") or options.get("producer") or connection.publisher
         policy = retry_policy(options, self.conf)
 
@@ -329,10 +326,14 @@ class TaskQ:
                 raise
 
         await publish_with_retry(attempt, broker=publisher.url, policy=policy)  # type: ignore[arg-type]  # a RetryPolicy by content
+        await self.published(messages, options.get("queue"))
+
+    async def published(self, messages: Sequence[Message], queue: str | None = None) -> None:
+        """Tell receivers of `after_task_publish`, and of events where they are asked for."""
         if signals.after_task_publish.receivers:
             await signals.announce(signals.after_task_publish, messages)
         if self.conf.task_send_sent_event:
-            await self.events.sent(messages, options.get("queue"))
+            await self.events.sent(messages, queue)
 
     def _connection_of(self, options: Mapping[str, Any]) -> Connection:
         return options.get("connection") or self.shared_connection()

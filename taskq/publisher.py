@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from taskq import signals
 from taskq.broker import Broker
 from taskq.errors import EncodeError, OperationalError, PublishErrors
 from taskq.message import Message
 from taskq.options import RetryPolicy
 from taskq.settings import Settings
+from taskq.signing import sign
 from taskq.urls import mask
 
 #: The most messages given to the broker at once: keeps a huge group from holding the loop for long.
@@ -115,6 +117,13 @@ def _raise(failures: Mapping[int, Exception], count: int) -> None:
     if len(failures) < count:
         raise PublishErrors(cast("Mapping[int, OperationalError]", failures))
     raise failures[min(failures)]
+
+
+async def announce_before(messages: Sequence[Message], secrets: Sequence[str]) -> None:
+    """Tell receivers of `before_task_publish`. They may change the headers, so messages are signed anew."""
+    if signals.before_task_publish.receivers:
+        await signals.announce(signals.before_task_publish, messages)
+        sign(messages, secrets)
 
 
 def retry_policy(options: Mapping[str, Any], conf: Settings) -> Mapping[str, Any] | None:

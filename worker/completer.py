@@ -19,6 +19,7 @@ from taskq.publisher import failures_of
 from taskq.signatures import new_id
 from taskq.states import READY
 from taskq.store import ResultStore, TaskResult
+from taskq.worker.custody import Custody
 from taskq.worker.effects import Effects
 from taskq.worker.insist import insist
 from taskq.worker.outcome import FollowUps, Outcome, Settle
@@ -43,11 +44,10 @@ class Completer:
     Args:
         broker, store: opened.
         consumer: the one that made the deliveries.
-        settling: told of deliveries before the broker is told that they are settled.
-        settled: told of every delivery whose custody has ended.
+        custody: told of every delivery that is about to be settled, and that is.
         lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
         unsent: what comes of a message that can never be published.
-        sent: told of every message that was published, if given.
+        sending, sent: told of messages before they are published, and of those that were.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Completer:
         store: ResultStore,
         consumer: Consumer,
         *,
-        settling: Callable[[Sequence[Delivery]], None],
-        settled: Callable[[Sequence[Delivery]], None],
+        custody: Custody,
         lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
         unsent: Callable[[Message, Exception], Awaitable[Outcome]],
-        sent: Callable[[Sequence[Message]], Awaitable[None]] | None = None,
+        sending: Callable[[Sequence[Message]], Awaitable[None]],
+        sent: Callable[[Sequence[Message]], Awaitable[None]],
     ) -> None:
         self._broker = broker
         self._store = store
         self._consumer = consumer
-        self._settling = settling
-        self._settled = settled
+        self._custody = custody
         self._lost = lost
         self._unsent = unsent
+        self._sending = sending
         self._sent = sent
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -141,7 +141,7 @@ class Completer:
         if lost:
             batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
         await self._carry_out(batch)
-        self._settled([outcome.delivery for outcome in ended])
+        self._custody.release([outcome.delivery for outcome in ended])
         for entry in batch:
             if entry.done is not None and not entry.done.done():
                 entry.done.set_result(None)
@@ -206,6 +206,7 @@ class Completer:
 
     async def _publish(self, messages: list[Message]) -> None:
         if messages:
+            await self._sending(messages)
             await insist("publish", lambda: self._attempt(messages), OperationalError)
 
     async def _attempt(self, messages: list[Message]) -> None:
@@ -214,7 +215,7 @@ class Completer:
         accepted = [message for i, message in enumerate(messages) if i not in failures]
         failed = [(messages[i], error) for i, error in failures.items()]
         messages[:] = [message for message, _ in failed]
-        if self._sent is not None and accepted:
+        if accepted:
             await self._sent(accepted)
         hopeless = [
             (message, error) for message, error in failed if isinstance(error, Unroutable | EncodeError)
@@ -248,7 +249,7 @@ class Completer:
         requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
         reject = [(o.delivery, _written(o.reason)) for o in outcomes if o.settle is Settle.REJECT]
         if ack or requeue or reject:
-            self._settling([outcome.delivery for outcome in outcomes])
+            self._custody.leave([outcome.delivery for outcome in outcomes])
             await insist(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),

@@ -15,6 +15,7 @@ from taskq.errors import OperationalError
 from taskq.events import EventWriter
 from taskq.hooks import Hooks
 from taskq.layers import Source
+from taskq.publisher import announce_before
 from taskq.settings import Settings
 from taskq.store import ResultStore
 from taskq.worker.admission import Admission
@@ -241,11 +242,11 @@ class _Parts:
             broker,
             store,
             consumer,
-            settling=self.custody.leave,
-            settled=self.custody.release,
+            custody=self.custody,
             lost=self.leases.lost,
             unsent=lambda message, error: verdict.unsent(message, error),  # noqa: PLW0108 - made below
-            sent=app.events.sent if conf.task_send_sent_event else None,
+            sending=lambda messages: announce_before(messages, conf.security_secrets),
+            sent=app.published,
         )
         self.threads = ThreadPool(worker.threads, loop)
         self.processes = _process_pool(worker)

@@ -9,6 +9,7 @@ import pytest
 
 from taskq import Task, TaskQ, signals
 from tests.harness import running
+from tests.polling import eventually
 
 AnyTask = Task[Any, Any, Any]
 CALLS: list[Any] = []
@@ -157,6 +158,33 @@ async def test_signals_of_a_run_that_works(app: TaskQ) -> None:
     assert told["task_prerun"]["kwargs"] == {"y": 2}
     assert told["task_success"]["result"] == 4
     assert told["task_postrun"]["task"] is add
+
+
+async def test_signals_of_what_a_worker_sends(app: TaskQ) -> None:
+    """Celery's workers tell of callbacks, steps of chains and retries as its callers do."""
+
+    @app.task(bind=True)
+    async def again(self: AnyTask) -> str:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return "done"
+
+    @app.task
+    async def step(value: str) -> str:
+        return value
+
+    record("before_task_publish", "after_task_publish")
+    async with running(app):
+        result = await (again.s().link(step.s()) | step.s()).apply_async()
+        assert await result == "done"
+        assert result.parent is not None
+        await eventually(lambda: len(CALLS) == 8)
+    for signal in ("before_task_publish", "after_task_publish"):
+        told = [arguments for name, arguments in CALLS if name == signal]
+        assert [arguments["sender"] for arguments in told] == [again.name, again.name, step.name, step.name]
+        assert [arguments["headers"]["retries"] for arguments in told] == [0, 1, 0, 0]
+        assert {told[0]["headers"]["id"], told[1]["headers"]["id"]} == {result.parent.id}
+        assert result.id in {arguments["headers"]["id"] for arguments in told[2:]}
 
 
 def record(*names: str) -> None:

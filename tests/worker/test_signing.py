@@ -100,7 +100,8 @@ async def test_receivers_of_signals_may_change_headers(place_memory: Place) -> N
     signals.before_task_publish.connect(mark)
     try:
         async with app, running(app):
-            assert await (await app.send_task("signed.add", (1, 2))).get(10) == 3
+            add = app.signature("signed.add", (1, 2))
+            assert await (await (add | app.signature("signed.add", (4,))).apply_async()).get(10) == 7
     finally:
         signals.before_task_publish.disconnect(mark)
 
