@@ -38,7 +38,7 @@ async def connect(connection: AbstractConnection, shown: str, on_push: Push | No
         OperationalError: it was refused, or is no server for us; ConnectionLost: it could not be reached.
     """
     try:
-        await connection.connect()
+        await _connect(connection)
         session = Session(take_stream(connection), shown, on_push)
     except exceptions.RedisError as error:
         raise explain(error, shown) from error
@@ -50,6 +50,19 @@ async def connect(connection: AbstractConnection, shown: str, on_push: Push | No
         session.abort("not usable")
         raise
     return session
+
+
+async def _connect(connection: AbstractConnection) -> None:
+    """Connect; a cancellation is not forgotten.
+
+    Python 3.11's `asyncio.wait_for`, by which redis-py writes, forgets one that comes as the writing ends
+    (python/cpython#86296): a listener that was closed as it connected went on listening, and its closer waited for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    await connection.connect()
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def take_stream(connection: AbstractConnection) -> asyncio.StreamWriter:

@@ -1,6 +1,7 @@
 """The seam to the installed redis-py: what it connects is taken over, on both event loops, and what cannot be is told."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis.asyncio.connection import Connection
 
 from taskq.errors import ConnectionLost, EncodeError, OperationalError
 from taskq.redis_handover import connect, explain, take_stream
+from tests.polling import eventually
 
 pytestmark = pytest.mark.redis
 
@@ -59,6 +61,25 @@ async def test_a_redis_py_built_otherwise_is_one_clear_error(connection: Connect
         take_stream(connection)
     setattr(connection, attribute, kept)
     await connection.disconnect()
+
+
+class Forgetful(Connection):
+    """Forgets a cancellation that comes while it connects, as redis-py does on Python 3.11."""
+
+    async def connect(self) -> None:
+        await super().connect()  # type: ignore[no-untyped-call]  # redis-py
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+async def test_a_cancellation_that_redis_py_forgets_is_remembered(redis_url: str) -> None:
+    connection = Forgetful(host="127.0.0.1", port=int(redis_url.rpartition(":")[2]), db=9, protocol=3)
+    connecting = asyncio.create_task(connect(connection, "here", None))
+    await eventually(lambda: connection.is_connected)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert not connection.is_connected
 
 
 async def test_a_server_that_hangs_up_after_the_login() -> None:
