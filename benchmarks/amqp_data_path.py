@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 import aio_pika
 import uvloop
 
-from taskq.broker import BrokerConfig, open_broker
-from taskq.message import Message
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.wire.message import Message
 
 BATCH, PREFETCH, ROUNDS = 1000, 500, 3
 

@@ -25,7 +25,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, parse_url
 
-from taskq.redis_url import parse_target
+from taskq.broker_adapters.redis.url import parse_target
 
 ROUNDS = 3
 BATCH = 100

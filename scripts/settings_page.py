@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from taskq/settings.py, so that the manual cannot say what the code does not."""
+"""Writes docs/settings.md from taskq/config/settings.py, so that the manual cannot say what the code does not."""
 
 import ast
 import inspect
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from taskq import settings
-from taskq.coerce import describe
+from taskq.config import settings
+from taskq.config.coerce import describe
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
 HEAD = """# Settings
 
-<!-- Made by `make docs` from taskq/settings.py: change it there. -->
+<!-- Made by `make docs` from taskq/config/settings.py: change it there. -->
 
 Names and meanings are Celery's; where a default is another, the text says so. Set them in any of these ways; where
 two disagree, the later one in this list wins:

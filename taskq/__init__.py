@@ -8,7 +8,10 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 # What a name needs is imported when the name is first asked for: `taskq --help` needs none of it.
 if TYPE_CHECKING:
     from taskq.app import TaskQ, shared_task
-    from taskq.canvas import chain, chord, group
+    from taskq.canvas.primitives import chunks, maybe_signature, signature, xmap, xstarmap
+    from taskq.canvas.shapes import chain, chord, group
+    from taskq.canvas.signature import Signature
+    from taskq.canvas.stamps import StampingVisitor
     from taskq.errors import (
         ChordError,
         ConfigError,
@@ -27,15 +30,12 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
     )
     from taskq.logs import get_task_logger
-    from taskq.primitives import chunks, maybe_signature, signature, xmap, xstarmap
     from taskq.registry import current_app
-    from taskq.request import Request
-    from taskq.result_sets import ResultSet
-    from taskq.results import AsyncResult, GroupResult
-    from taskq.signatures import Signature
-    from taskq.stamps import StampingVisitor
-    from taskq.store import TaskResult
+    from taskq.results.handles import AsyncResult, GroupResult
+    from taskq.results.sets import ResultSet
+    from taskq.seams.store import TaskResult
     from taskq.task import Task
+    from taskq.wire.request import Request
 
 __all__ = [
     "AsyncResult",
@@ -77,41 +77,41 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncResult": "taskq.results",
+    "AsyncResult": "taskq.results.handles",
     "ChordError": "taskq.errors",
     "ConfigError": "taskq.errors",
-    "GroupResult": "taskq.results",
+    "GroupResult": "taskq.results.handles",
     "Ignore": "taskq.errors",
     "IncompleteStream": "taskq.errors",
     "MaxRetriesExceededError": "taskq.errors",
     "NotRegistered": "taskq.errors",
     "OperationalError": "taskq.errors",
     "Reject": "taskq.errors",
-    "Request": "taskq.request",
-    "ResultSet": "taskq.result_sets",
+    "Request": "taskq.wire.request",
+    "ResultSet": "taskq.results.sets",
     "ResultTimeout": "taskq.errors",
     "Retry": "taskq.errors",
-    "Signature": "taskq.signatures",
+    "Signature": "taskq.canvas.signature",
     "SoftTimeLimitExceeded": "taskq.errors",
-    "StampingVisitor": "taskq.stamps",
+    "StampingVisitor": "taskq.canvas.stamps",
     "StoreError": "taskq.errors",
     "Task": "taskq.task",
     "TaskQ": "taskq.app",
-    "TaskResult": "taskq.store",
+    "TaskResult": "taskq.seams.store",
     "TaskRevokedError": "taskq.errors",
     "TaskqError": "taskq.errors",
     "TimeLimitExceeded": "taskq.errors",
-    "chain": "taskq.canvas",
-    "chord": "taskq.canvas",
-    "chunks": "taskq.primitives",
+    "chain": "taskq.canvas.shapes",
+    "chord": "taskq.canvas.shapes",
+    "chunks": "taskq.canvas.primitives",
     "current_app": "taskq.registry",
     "get_task_logger": "taskq.logs",
-    "group": "taskq.canvas",
-    "maybe_signature": "taskq.primitives",
+    "group": "taskq.canvas.shapes",
+    "maybe_signature": "taskq.canvas.primitives",
     "shared_task": "taskq.app",
-    "signature": "taskq.primitives",
-    "xmap": "taskq.primitives",
-    "xstarmap": "taskq.primitives",
+    "signature": "taskq.canvas.primitives",
+    "xmap": "taskq.canvas.primitives",
+    "xstarmap": "taskq.canvas.primitives",
 }
 
 

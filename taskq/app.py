@@ -7,33 +7,33 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Ty
 from weakref import WeakKeyDictionary
 
 from taskq import registry, signals
-from taskq.broker import Broker, BrokerConfig
-from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
+from taskq.canvas.builtins import builtin_tasks
+from taskq.canvas.lowering import Prepared, frozen, lowered, result_tuple
+from taskq.canvas.signature import AnySignature, Signature, as_signature, new_id
+from taskq.canvas.streamed import Stream, source_of
 from taskq.clock import now
-from taskq.compat import no_attribute
-from taskq.connection import Connection
-from taskq.control import Control
-from taskq.eager import run_eagerly
+from taskq.config.celery_names import no_attribute
+from taskq.config.loading import autodiscover
+from taskq.config.routing import Router
+from taskq.config.settings import Settings
 from taskq.errors import NotRegistered, PublishErrors
-from taskq.events import Events
-from taskq.lamport import LamportClock
-from taskq.loader import autodiscover
-from taskq.lowering import Prepared, frozen, lowered, result_tuple
-from taskq.message import Message
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
-from taskq.publisher import Publisher, announce_before, publish_with_retry, retry_policy
-from taskq.request import Request, current
-from taskq.results import AsyncResult, GroupResult, result_from_tuple
-from taskq.routing import Router
-from taskq.serializers import get_serializer
-from taskq.settings import Settings
-from taskq.signatures import AnySignature, Signature, as_signature, new_id
-from taskq.store import ResultStore, StoreConfig, require_chords
-from taskq.streams import Stream, source_of
+from taskq.remote.control import Control
+from taskq.remote.events import Events
+from taskq.results.handles import AsyncResult, GroupResult, result_from_tuple
+from taskq.run.eager import run_eagerly
+from taskq.seams.broker import Broker, BrokerConfig
+from taskq.seams.connection import Connection
+from taskq.seams.publisher import Publisher, announce_before, publish_with_retry, retry_policy
+from taskq.seams.store import ResultStore, StoreConfig, require_chords
+from taskq.seams.urls import mask, store_url
 from taskq.task import Task, TaskOptions
-from taskq.urls import mask, store_url
+from taskq.wire.lamport import LamportClock
+from taskq.wire.message import Message
+from taskq.wire.request import Request, current
+from taskq.wire.serializers import get_serializer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,7 +143,7 @@ class TaskQ:
 
     def setup_security(self) -> None:
         """Have bodies signed with a key and checked by certificates: Celery's serializer `auth`. Raises ConfigError."""
-        from taskq.auth import setup_security  # noqa: PLC0415 - an optional extra
+        from taskq.wire.auth import setup_security  # noqa: PLC0415 - an optional extra
 
         setup_security(self.conf)
 

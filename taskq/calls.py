@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
+from taskq.canvas.signature import Signature, as_signature, as_signatures, new_id
+from taskq.config.routing import Router
+from taskq.config.settings import Settings
 from taskq.errors import EncodeError
-from taskq.message import Message
-from taskq.protocol import Call, encode
-from taskq.request import Request, WireSignature
-from taskq.routing import Router
-from taskq.saferepr import saferepr
-from taskq.serializers import get_serializer
-from taskq.settings import Settings
-from taskq.signatures import Signature, as_signature, as_signatures, new_id
-from taskq.signing import sign
+from taskq.wire.message import Message
+from taskq.wire.protocol import Call, encode
+from taskq.wire.repr import saferepr
+from taskq.wire.request import Request, WireSignature
+from taskq.wire.serializers import get_serializer
+from taskq.wire.signing import sign
 
 _HOST = socket.gethostname()
 #: What a plain member of a group has; the others are looked for only where there are more.

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from taskq.request import current
+from taskq.wire.request import current
 
 #: Attributes that `TaskFields` gives to records.
 FIELDS = ("task_id", "task_name", "root_id", "queue", "attempt", "worker")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from taskq.near import near_match
 
 if TYPE_CHECKING:
-    from taskq.connection import Connection
-    from taskq.publisher import Publisher
-    from taskq.signatures import AnySignature
+    from taskq.canvas.signature import AnySignature
+    from taskq.seams.connection import Connection
+    from taskq.seams.publisher import Publisher
 
 
 class RetryPolicy(TypedDict, total=False):

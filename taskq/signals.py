@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from taskq.message import Message
+from taskq.wire.message import Message
 
 logger = logging.getLogger(__name__)
 

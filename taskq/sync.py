@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequen
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
-from taskq.broker import REVOKED_FOR
 from taskq.options import CallOptions
-from taskq.result_sets import OnMessage
-from taskq.results import AsyncResult, GroupResult
-from taskq.store import TaskResult
+from taskq.results.handles import AsyncResult, GroupResult
+from taskq.results.sets import OnMessage
+from taskq.seams.broker import REVOKED_FOR
+from taskq.seams.store import TaskResult
 
 if TYPE_CHECKING:
-    from taskq.canvas import group
-    from taskq.signatures import Signature
+    from taskq.canvas.shapes import group
+    from taskq.canvas.signature import Signature
     from taskq.task import Task
 
 P = ParamSpec("P")

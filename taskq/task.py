@@ -20,21 +20,22 @@ from typing import (
     overload,
 )
 
-from taskq import errors, results
-from taskq.arguments import ArgumentCheck
-from taskq.connection import Connection
-from taskq.lowering import added_to_chord
+from taskq import errors
+from taskq.canvas.lowering import added_to_chord
+from taskq.canvas.primitives import chunks, xmap, xstarmap
+from taskq.canvas.signature import Signature
+from taskq.config.rates import parse_rate
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
-from taskq.primitives import chunks, xmap, xstarmap
-from taskq.publisher import Publisher
-from taskq.rates import parse_rate
 from taskq.registry import current_app
-from taskq.request import Request, current
-from taskq.results import AsyncResult
-from taskq.signatures import Signature
-from taskq.store import TaskResult
+from taskq.results import handles as results
+from taskq.results.handles import AsyncResult
+from taskq.seams.connection import Connection
+from taskq.seams.publisher import Publisher
+from taskq.seams.store import TaskResult
 from taskq.sync import SyncCalls
+from taskq.wire.arguments import ArgumentCheck
+from taskq.wire.request import Request, current
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ

@@ -13,9 +13,9 @@ from opentelemetry.trace import Link, SpanKind, StatusCode, TracerProvider
 
 from taskq import signals
 from taskq.calls import CallBuilder
-from taskq.message import Message
-from taskq.request import Request, current
 from taskq.version import VERSION
+from taskq.wire.message import Message
+from taskq.wire.request import Request, current
 
 #: When the message was made (Unix seconds): where its wait begins.
 SENT = "taskq-sent"
@@ -84,7 +84,7 @@ class Tracing:
                 "messaging.message.id": request.id,
                 "messaging.destination.name": str(request.delivery_info.get("routing_key", "")),
                 "taskq.task": request.task,
-                "taskq.retries": request.retries,
+                "taskq.run.retries": request.retries,
             },
             [Link(sent_by)] if sent_by.is_valid else (),
         )

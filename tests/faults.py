@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from taskq import TaskQ
-from taskq.broker import BROKERS, BrokerConfig
-from taskq.broker_adapters.memory import MemoryBroker, MemoryConsumer
+from taskq.broker_adapters.memory.broker import MemoryBroker, MemoryConsumer
+from taskq.broker_adapters.memory.store import MemoryStore
 from taskq.errors import PublishErrors
-from taskq.store import STORES, StoreConfig
-from taskq.stores.memory import MemoryStore
+from taskq.seams.broker import BROKERS, BrokerConfig
+from taskq.seams.store import STORES, StoreConfig
 
 BROKERS["faulty"] = "tests.faults:FaultyBroker"
 STORES["faulty"] = "tests.faults:FaultyStore"

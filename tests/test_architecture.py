@@ -25,17 +25,17 @@ MODULE_LINES: Final = 300
 FUNCTION_LINES: Final = 40
 
 CORE: Final = (
-    "taskq.message",
-    "taskq.envelope",
-    "taskq.exchanges",
-    "taskq.broker",
-    "taskq.bus",
+    "taskq.wire.message",
+    "taskq.wire.envelope",
+    "taskq.seams.exchanges",
+    "taskq.seams.broker",
+    "taskq.seams.bus",
     "taskq.errors",
-    "taskq.serializers",
+    "taskq.wire.serializers",
     "taskq.states",
 )
 #: Small leaves that know nothing of the rest.
-LEAVES: Final = ("taskq.urls", "taskq.clock", "taskq.near", "taskq.version", "taskq.compression")
+LEAVES: Final = ("taskq.seams.urls", "taskq.clock", "taskq.near", "taskq.version", "taskq.wire.compression")
 #: Helpers shared by the adapter and the store of one driver; they may import that driver.
 DRIVER_HELPERS: Final = ("taskq.sqlite_*", "taskq.redis*", "taskq.amqp*")
 
@@ -48,9 +48,9 @@ MAY_IMPORT: Final = (
     ),
     (
         "taskq.stores.*",
-        ("taskq.store", *CORE, *LEAVES, "taskq.{family}*", "taskq.stores.{family}*"),
+        ("taskq.seams.store", *CORE, *LEAVES, "taskq.{family}*", "taskq.stores.{family}*"),
     ),
-    *((helper, (*CORE, *LEAVES, "taskq.store", "taskq.{family}*")) for helper in DRIVER_HELPERS),
+    *((helper, (*CORE, *LEAVES, "taskq.seams.store", "taskq.{family}*")) for helper in DRIVER_HELPERS),
 )
 
 #: (who, may never import of our own modules, why)
@@ -60,8 +60,8 @@ MAY_NOT_IMPORT: Final = (
     ("taskq.worker*", ("taskq.cli*",), "the command line is the top floor"),
     ("taskq*", ("taskq",), "inside, import from where a name is defined"),
     ("taskq.task", ("taskq.app",), "a task knows its app only as something that sends"),
-    ("taskq.signatures", ("taskq.app",), "a signature knows its app only as something that sends"),
-    ("taskq.canvas", ("taskq.app",), "a canvas knows its app only as something that sends"),
+    ("taskq.canvas.signature", ("taskq.app",), "a signature knows its app only as something that sends"),
+    ("taskq.canvas.shapes", ("taskq.app",), "a canvas knows its app only as something that sends"),
 )
 
 #: Everything else under taskq is the library: it knows neither the process, nor the command line, nor an adapter,
@@ -77,17 +77,21 @@ NOT_LIBRARY: Final = (*LIBRARY_MAY_NOT_IMPORT, "taskq.__main__")
 
 #: third-party package -> the only modules that may import it
 HOMES: Final[Mapping[str, Sequence[str]]] = {
-    "sqlite3": ("taskq.broker_adapters.sqlite*", "taskq.stores.sqlite*", "taskq.sqlite_*"),
-    "redis": ("taskq.broker_adapters.redis*", "taskq.stores.redis*", "taskq.redis*"),
-    "hiredis": ("taskq.broker_adapters.redis*", "taskq.stores.redis*", "taskq.redis*"),
-    "aio_pika": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
-    "aiormq": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
-    "pamqp": ("taskq.broker_adapters.amqp*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "sqlite3": (
+        "taskq.broker_adapters.sqlite.broker*",
+        "taskq.broker_adapters.sqlite.store*",
+        "taskq.sqlite_*",
+    ),
+    "redis": ("taskq.broker_adapters.redis.broker*", "taskq.broker_adapters.redis.store*", "taskq.redis*"),
+    "hiredis": ("taskq.broker_adapters.redis.broker*", "taskq.broker_adapters.redis.store*", "taskq.redis*"),
+    "aio_pika": ("taskq.broker_adapters.amqp.broker*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "aiormq": ("taskq.broker_adapters.amqp.broker*", "taskq.stores.amqp*", "taskq.amqp*"),
+    "pamqp": ("taskq.broker_adapters.amqp.broker*", "taskq.stores.amqp*", "taskq.amqp*"),
     "click": ("taskq.cli*",),
     "rich": ("taskq.cli*",),
-    "cryptography": ("taskq.auth",),
+    "cryptography": ("taskq.wire.auth",),
     "opentelemetry": ("taskq.tracing",),
-    "prometheus_client": ("taskq.worker.exposition",),
+    "prometheus_client": ("taskq.worker.health.exposition",),
     "uvloop": ("taskq.cli*", "taskq.worker*"),
     "celery": (),
     "kombu": (),
@@ -95,61 +99,61 @@ HOMES: Final[Mapping[str, Sequence[str]]] = {
 
 #: The pure core: decided by arguments alone.
 PURE: Final = (
-    "taskq.message",
-    "taskq.protocol",
-    "taskq.envelope",
-    "taskq.canvas",
-    "taskq.primitives",
-    "taskq.lowering",
-    "taskq.stamps",
-    "taskq.graph",
-    "taskq.drawing",
-    "taskq.worker.chords",
-    "taskq.signatures",
-    "taskq.routing",
-    "taskq.request",
+    "taskq.wire.message",
+    "taskq.wire.protocol",
+    "taskq.wire.envelope",
+    "taskq.canvas.shapes",
+    "taskq.canvas.primitives",
+    "taskq.canvas.lowering",
+    "taskq.canvas.stamps",
+    "taskq.canvas.graph",
+    "taskq.canvas.drawing",
+    "taskq.run.chords",
+    "taskq.canvas.signature",
+    "taskq.config.routing",
+    "taskq.wire.request",
     "taskq.states",
     "taskq.errors",
     "taskq.options",
-    "taskq.serializers",
-    "taskq.kombu_json",
-    "taskq.compression",
-    "taskq.saferepr",
-    "taskq.failures",
-    "taskq.urls",
+    "taskq.wire.serializers",
+    "taskq.wire.json",
+    "taskq.wire.compression",
+    "taskq.wire.repr",
+    "taskq.wire.exceptions",
+    "taskq.seams.urls",
     "taskq.near",
-    "taskq.arguments",
-    "taskq.coerce",
-    "taskq.compat",
-    "taskq.layers",
-    "taskq.worker.timers",
-    "taskq.worker.outcome",
-    "taskq.worker.followups",
+    "taskq.wire.arguments",
+    "taskq.config.coerce",
+    "taskq.config.celery_names",
+    "taskq.config.layers",
+    "taskq.worker.intake.timers",
+    "taskq.run.outcome",
+    "taskq.run.followups",
 )
 IMPURE: Final = (
     *("asyncio", "time", "logging", "socket", "threading", "subprocess"),
-    *("taskq.clock", "taskq.worker.worker", "taskq.publisher", "taskq.connection"),
+    *("taskq.clock", "taskq.worker.worker", "taskq.seams.publisher", "taskq.seams.connection"),
 )
 
 #: (module, what it imports, why not at the top)
 IMPORTS_INSIDE: Final = (
     ("taskq.cli*", "*", "taskq --help stays under 0.3 s"),
-    ("taskq.serializers", "yaml", "an optional extra"),
-    ("taskq.compression", "brotli", "an optional extra"),
-    ("taskq.compression", "zstandard", "an optional extra"),
-    ("taskq.app", "taskq.auth*", "needs an optional extra"),
-    ("taskq.worker.http", "taskq.worker.exposition*", "needs an optional extra"),
+    ("taskq.wire.serializers", "yaml", "an optional extra"),
+    ("taskq.wire.compression", "brotli", "an optional extra"),
+    ("taskq.wire.compression", "zstandard", "an optional extra"),
+    ("taskq.app", "taskq.wire.auth*", "needs an optional extra"),
+    ("taskq.worker.health.http", "taskq.worker.health.exposition*", "needs an optional extra"),
 )
 
 #: Modules that may import by a name found at run time.
 IMPORTS_BY_NAME: Final = (
     "taskq",
-    "taskq.broker",
-    "taskq.finder",
-    "taskq.loader",
-    "taskq.symbols",
+    "taskq.seams.broker",
+    "taskq.config.finder",
+    "taskq.config.loading",
+    "taskq.config.symbols",
     "taskq.cli*",
-    "taskq.worker.child",
+    "taskq.worker.pools.child",
 )
 
 #: Named above before the first module of that kind is there.

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from taskq.cli.worker import worker
-from taskq.settings import Settings
+from taskq.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "taskq-worker.service"

@@ -9,41 +9,41 @@ from typing import Any
 
 from taskq import signals
 from taskq.app import TaskQ
-from taskq.broker import Broker, Consumer, open_broker
 from taskq.clock import now
+from taskq.config.layers import Source
+from taskq.config.settings import Settings
 from taskq.errors import OperationalError
-from taskq.events import EventWriter
-from taskq.hooks import Hooks
-from taskq.layers import Source
-from taskq.publisher import announce_before
-from taskq.settings import Settings
-from taskq.store import ResultStore
-from taskq.worker.admission import Admission
-from taskq.worker.autoscaler import Autoscaler, Slots, size_of
-from taskq.worker.completer import Completer
-from taskq.worker.custody import Custody
-from taskq.worker.effects import Effects
-from taskq.worker.events import EventSender
-from taskq.worker.executor import Executor
-from taskq.worker.health import Vitals
-from taskq.worker.intake import Intake
-from taskq.worker.job import Job, Place
-from taskq.worker.leases import Leases
-from taskq.worker.metrics import CountingLog, Metrics
-from taskq.worker.observer import observer_of
-from taskq.worker.panel import Panel
-from taskq.worker.processes import ProcessPool, task_modules
-from taskq.worker.remote import Remote
-from taskq.worker.revocations import Revocations
-from taskq.worker.revoker import Revoker
-from taskq.worker.runlog import RunLog
-from taskq.worker.runner import Runner
-from taskq.worker.supervisor import available_processors
-from taskq.worker.threads import ThreadPool
-from taskq.worker.throttle import Throttle
-from taskq.worker.ticks import clock_of
-from taskq.worker.verdict import Verdict
-from taskq.worker.watchdog import Watchdog
+from taskq.remote.events import EventWriter
+from taskq.run.hooks import Hooks
+from taskq.seams.broker import Broker, Consumer, open_broker
+from taskq.seams.publisher import announce_before
+from taskq.seams.store import ResultStore
+from taskq.worker.effects.completer import Completer
+from taskq.worker.effects.effects import Effects
+from taskq.worker.health.health import Vitals
+from taskq.worker.health.metrics import CountingLog, Metrics
+from taskq.worker.health.observer import observer_of
+from taskq.worker.health.watchdog import Watchdog
+from taskq.worker.intake.admission import Admission
+from taskq.worker.intake.custody import Custody
+from taskq.worker.intake.intake import Intake
+from taskq.worker.intake.leases import Leases
+from taskq.worker.intake.revocations import Revocations
+from taskq.worker.intake.throttle import Throttle
+from taskq.worker.pools.processes import ProcessPool, task_modules
+from taskq.worker.pools.threads import ThreadPool
+from taskq.worker.process.autoscaler import Autoscaler, Slots, size_of
+from taskq.worker.process.supervisor import available_processors
+from taskq.worker.remote.events import EventSender
+from taskq.worker.remote.panel import Panel
+from taskq.worker.remote.remote import Remote
+from taskq.worker.remote.revoker import Revoker
+from taskq.worker.run.executor import Executor
+from taskq.worker.run.job import Job, Place
+from taskq.worker.run.runlog import RunLog
+from taskq.worker.run.runner import Runner
+from taskq.worker.run.ticks import clock_of
+from taskq.worker.run.verdict import Verdict
 
 logger = logging.getLogger("taskq.worker")
 

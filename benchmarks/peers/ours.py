@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.peers.given import BROKER, IN_FLIGHT, RESULTS, VARIANT, tally
 from taskq import Task, TaskQ, group
-from taskq.results import AsyncResult, GroupResult
+from taskq.results.handles import AsyncResult, GroupResult
 from taskq.worker import Worker
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks.peers import ours
 from benchmarks.peers.given import tally
 from benchmarks.spin import spin
-from taskq.results import GroupResult
+from taskq.results.handles import GroupResult
 
 app, start, stop = ours.app, ours.start, ours.stop
 

@@ -10,7 +10,7 @@ from celery import Celery
 
 from scripts.hazards.jobs_celery import app as celery_app
 from taskq import TaskQ
-from taskq.message import Message
+from taskq.wire.message import Message
 
 
 class Client(Protocol):

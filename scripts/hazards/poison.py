@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from taskq.message import Message
+from taskq.wire.message import Message
 from tests.worker import poison
 
 Change = Callable[[dict[str, Any]], None]

@@ -10,7 +10,7 @@ from scripts.hazards.bench import Bench
 from scripts.hazards.clients import Client
 from scripts.hazards.poison import FIRST_GOOD, RAW, bare, kinds
 from scripts.hazards.sides import LEASE, Keeper, Log, megabytes, until, worker
-from taskq.message import Message
+from taskq.wire.message import Message
 
 #: Seconds that a good task behind a bad message may take, before that message is removed.
 PATIENCE = 10.0

@@ -15,7 +15,7 @@ from typing import Any
 from scripts.soak.places import Place
 from taskq import TaskQ
 from taskq.errors import OperationalError
-from taskq.results import AsyncResult
+from taskq.results.handles import AsyncResult
 
 ROOT = Path(__file__).parent.parent.parent
 LEASE = 3.0

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from taskq.app import TaskQ
 from taskq.cli.state import State
-from taskq.finder import FoundApp, NoAppNamed, find_app, put_first_on_path
-from taskq.layers import Source
-from taskq.loader import import_modules
+from taskq.config.finder import FoundApp, NoAppNamed, find_app, put_first_on_path
+from taskq.config.layers import Source
+from taskq.config.loading import import_modules
 
 T = TypeVar("T")
 

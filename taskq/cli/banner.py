@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from taskq.cli.apps import own_tasks
-from taskq.finder import FoundApp
-from taskq.urls import mask
+from taskq.config.finder import FoundApp
+from taskq.seams.urls import mask
 from taskq.version import VERSION
-from taskq.worker.logs import JsonFormatter, LogFormat
+from taskq.worker.process.logs import JsonFormatter, LogFormat
 from taskq.worker.worker import Worker
 
 #: Names of tasks shown in the banner.

@@ -13,7 +13,7 @@ from taskq.cli.letters import all_letters, chosen, drop, name_of, send_again, ta
 from taskq.cli.output import counted, iso, json_option, print_json, print_table, span
 from taskq.cli.state import Group, confirm, get_state
 from taskq.clock import now
-from taskq.message import DeadLetter
+from taskq.wire.message import DeadLetter
 
 
 @click.group(cls=Group)

@@ -10,16 +10,16 @@ from typing import Any, Final
 import click
 
 from taskq.app import TaskQ
+from taskq.canvas.drawing import signature_graph
+from taskq.canvas.graph import Graph
+from taskq.canvas.picture import to_svg
+from taskq.canvas.signature import Signature, as_signature
 from taskq.cli.apps import app_or_settings, connected
 from taskq.cli.state import Command, get_state
-from taskq.drawing import signature_graph
-from taskq.finder import put_first_on_path
-from taskq.graph import Graph
-from taskq.picture import to_svg
-from taskq.result_tree import workflow_graph
-from taskq.results import AsyncResult, GroupResult
-from taskq.signatures import Signature, as_signature
-from taskq.symbols import load_symbol
+from taskq.config.finder import put_first_on_path
+from taskq.config.symbols import load_symbol
+from taskq.results.handles import AsyncResult, GroupResult
+from taskq.results.tree import workflow_graph
 
 
 def _to_text(drawn: Graph) -> str:

@@ -7,7 +7,7 @@ import click
 
 from taskq.app import TaskQ
 from taskq.errors import OperationalError, PublishErrors
-from taskq.message import DeadLetter, Message
+from taskq.wire.message import DeadLetter, Message
 
 #: More letters than any broker keeps.
 _ALL = 1_000_000

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 import click
 
 from taskq.app import TaskQ
-from taskq.broker import Broker, Consumer, open_broker
 from taskq.cli.apps import app_or_settings
 from taskq.cli.output import counted, json_option, print_json
 from taskq.cli.params import names
 from taskq.cli.state import Command, get_state
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
-from taskq.message import Delivery, Message
+from taskq.seams.broker import Broker, Consumer, open_broker
+from taskq.wire.message import Delivery, Message
 
 #: Tasks in flight: what a kill may double.
 _BATCH = 500

@@ -4,8 +4,8 @@ import click
 
 from taskq import states
 from taskq.cli.output import print_json, print_value, to_json
-from taskq.results import AsyncResult
-from taskq.store import TaskResult
+from taskq.results.handles import AsyncResult
+from taskq.seams.store import TaskResult
 
 
 def tell(handle: AsyncResult[object], *, as_json: bool, traceback: bool) -> int:

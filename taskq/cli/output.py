@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taskq.saferepr import saferepr
+from taskq.wire.repr import saferepr
 
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from taskq.coerce import parse_duration
+from taskq.config.coerce import parse_duration
 
 
 def duration(text: str) -> float:

@@ -14,7 +14,7 @@ from taskq.cli.params import duration, json_or_word, names
 from taskq.cli.state import Command, get_state
 from taskq.errors import OperationalError
 from taskq.near import near_match
-from taskq.urls import mask
+from taskq.seams.urls import mask
 
 
 class Remote(NamedTuple):

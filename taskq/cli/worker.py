@@ -18,12 +18,12 @@ from taskq.cli.banner import Banner
 from taskq.cli.nodes import node_name
 from taskq.cli.params import duration, names
 from taskq.cli.state import Command, get_state
-from taskq.coerce import Range, parse
-from taskq.finder import FoundApp
-from taskq.layers import Source
-from taskq.worker.logs import LogFormat, setup_logging, wants_colour
-from taskq.worker.process import WorkerProcess, begin_anew
-from taskq.worker.supervisor import Supervisor, available_processors
+from taskq.config.coerce import Range, parse
+from taskq.config.finder import FoundApp
+from taskq.config.layers import Source
+from taskq.worker.process.logs import LogFormat, setup_logging, wants_colour
+from taskq.worker.process.process import WorkerProcess, begin_anew
+from taskq.worker.process.supervisor import Supervisor, available_processors
 from taskq.worker.worker import Worker
 
 #: New objects before the collector looks at them. Python's 700 is fewer than 20 tasks make: it would look, in vain,

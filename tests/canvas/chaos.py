@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
-from taskq.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, open_broker
 from taskq.errors import OperationalError
-from taskq.message import Delivery, Message
-from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.seams.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, open_broker
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.wire.message import Delivery, Message
 
 T = TypeVar("T")
 

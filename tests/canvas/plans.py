@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from taskq import TaskQ, chain, chord, group
-from taskq.signatures import Signature
+from taskq.canvas.signature import Signature
 
 
 class Failed(Exception):

@@ -24,7 +24,7 @@ from taskq import (
     group,
 )
 from taskq.errors import Unroutable
-from taskq.results import result_from_tuple
+from taskq.results.handles import result_from_tuple
 from tests.harness import Place, running
 from tests.polling import eventually
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from taskq.broker import BROKERS
-from taskq.broker_adapters.memory import HUBS, Hub
-from taskq.envelope import loads
-from taskq.store import STORES
+from taskq.broker_adapters.memory.broker import HUBS, Hub
+from taskq.seams.broker import BROKERS
+from taskq.seams.store import STORES
+from taskq.wire.envelope import loads
 from tests.canvas.chaos import Fate
 from tests.canvas.plans import Line, Maker, Meet, Plan, Side, Step
 from tests.canvas.universe import LEASE, Universe, run
@@ -25,9 +25,9 @@ Sent = Counter[tuple[str, str, int, str]]
 def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BROKERS, "chaos", "tests.canvas.chaos:ChaosBroker")
     monkeypatch.setitem(STORES, "chaos", "tests.canvas.chaos:ChaosStore")
-    monkeypatch.setattr("taskq.stores.memory.CHORD_CLAIM", LEASE)
-    monkeypatch.setattr("taskq.stores.sqlite_chords.CHORD_CLAIM", LEASE)
-    monkeypatch.setattr("taskq.store.CLAIM_LOOK", 0.02)
+    monkeypatch.setattr("taskq.broker_adapters.memory.store.CHORD_CLAIM", LEASE)
+    monkeypatch.setattr("taskq.broker_adapters.sqlite.chords.CHORD_CLAIM", LEASE)
+    monkeypatch.setattr("taskq.seams.store.CLAIM_LOOK", 0.02)
 
 
 class Recorder:

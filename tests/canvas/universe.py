@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from taskq import AsyncResult, GroupResult, Task, TaskQ, TaskqError
-from taskq.signatures import as_signature
+from taskq.canvas.signature import as_signature
 from taskq.worker import Worker
 from tests.canvas.chaos import FATES, Fate
 from tests.canvas.plans import Failed, Plan, World, build, handed_down, interpret

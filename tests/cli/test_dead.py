@@ -9,11 +9,11 @@ import click
 import pytest
 
 from taskq import TaskQ
-from taskq.broker import Broker
 from taskq.cli.dead import _rows
 from taskq.cli.letters import chosen, send_again
 from taskq.errors import OperationalError, PublishErrors
-from taskq.message import DeadLetter, Message
+from taskq.seams.broker import Broker
+from taskq.wire.message import DeadLetter, Message
 from tests.cli.conftest import Taskq
 
 NOW = float(int(time.time()))

@@ -12,8 +12,8 @@ from time import time
 
 import pytest
 
-from taskq.broker import Broker, BrokerConfig, open_broker
-from taskq.message import Delivery, Message
+from taskq.seams.broker import Broker, BrokerConfig, open_broker
+from taskq.wire.message import Delivery, Message
 from tests.cli.conftest import Taskq
 from tests.commands import run_taskq, running_taskq
 from tests.polling import eventually

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from taskq.broker import Broker, BrokerConfig, Queue, open_broker
-from taskq.broker_adapters.memory import HUBS
-from taskq.broker_adapters.sqlite_queues import Outgoing, publish
-from taskq.store import ResultStore, StoreConfig, open_store
-from taskq.stores.memory import HUBS as STORE_HUBS
-from taskq.stores.redis import RedisStore
-from taskq.stores.rpc import RpcStore
-from taskq.stores.sqlite import SqliteStore
+from taskq.broker_adapters.amqp.results import RpcStore
+from taskq.broker_adapters.memory.broker import HUBS
+from taskq.broker_adapters.memory.store import HUBS as STORE_HUBS
+from taskq.broker_adapters.redis.store import RedisStore
+from taskq.broker_adapters.sqlite.queues import Outgoing, publish
+from taskq.broker_adapters.sqlite.store import SqliteStore
+from taskq.seams.broker import Broker, BrokerConfig, Queue, open_broker
+from taskq.seams.store import ResultStore, StoreConfig, open_store
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 from tests.rabbit import rabbit_vhost
 

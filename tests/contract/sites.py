@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from taskq.broker import Broker, Queue
-from taskq.store import ResultStore
+from taskq.seams.broker import Broker, Queue
+from taskq.seams.store import ResultStore
 
 
 @dataclass

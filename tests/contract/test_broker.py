@@ -1,4 +1,4 @@
-"""What every broker adapter must do: the sentences of `taskq.broker`, one test or more for each."""
+"""What every broker adapter must do: the sentences of `taskq.seams.broker`, one test or more for each."""
 
 import asyncio
 from collections import Counter
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
 from taskq.errors import EncodeError, OperationalError
-from taskq.message import DeadLetter, Delivery, Message
+from taskq.seams.broker import Broker, BrokerConfig, Consumer, open_broker
+from taskq.wire.message import DeadLetter, Delivery, Message
 from tests.contract.sites import BrokerSite, ConnectBroker
 from tests.polling import eventually
 

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
-from taskq.message import Delivery, Message
+from taskq.seams.broker import Broker, BrokerConfig, Consumer, open_broker
+from taskq.wire.message import Delivery, Message
 
 T = TypeVar("T")
 
@@ -211,12 +211,12 @@ def numbers(deliveries: Sequence[Delivery]) -> set[int]:
 
 class MemoryMachine(BrokerMachine):
     url = staticmethod(lambda _: f"memory://{uuid.uuid4()}")
-    clock = "taskq.broker_adapters.memory.now"
+    clock = "taskq.broker_adapters.memory.broker.now"
 
 
 class SqliteMachine(BrokerMachine):
     url = staticmethod(lambda folder: f"sqlite:///{Path(folder, 'taskq.db')}?synchronous=normal")
-    clock = "taskq.broker_adapters.sqlite_queues.now"
+    clock = "taskq.broker_adapters.sqlite.queues.now"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The contract of `taskq.bus.Bus`, for every adapter."""
+"""The contract of `taskq.seams.bus.Bus`, for every adapter."""
 
 import asyncio
 import uuid
@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from taskq.bus import Exchange, Inbox, Listener
-from taskq.message import Message
+from taskq.seams.bus import Exchange, Inbox, Listener
+from taskq.wire.message import Message
 from tests.contract.sites import ConnectBroker
 
 Kind = Literal["fanout", "topic", "direct"]

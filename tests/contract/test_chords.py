@@ -1,4 +1,4 @@
-"""What every result store must do for chords: the sentences of `taskq.store`, one test or more for each."""
+"""What every result store must do for chords: the sentences of `taskq.seams.store`, one test or more for each."""
 
 import asyncio
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from taskq.clock import now, set_source
+from taskq.seams.store import CHORD_CLAIM, ResultStore, TaskResult
 from taskq.states import FAILURE, REVOKED, SUCCESS
-from taskq.store import CHORD_CLAIM, ResultStore, TaskResult
 from tests.contract.conftest import STORES
 from tests.contract.sites import ConnectStore, StoreSite
 

@@ -6,10 +6,10 @@ from operator import add
 import pytest
 from redis.asyncio import Redis
 
-from taskq.broker import ONCE, ONCE_SETTLED, Broker, BrokerConfig, open_broker
 from taskq.clock import now, set_source
 from taskq.errors import OperationalError
-from taskq.message import Message
+from taskq.seams.broker import ONCE, ONCE_SETTLED, Broker, BrokerConfig, open_broker
+from taskq.wire.message import Message
 from tests.contract.sites import BrokerSite, ConnectBroker
 
 

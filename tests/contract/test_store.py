@@ -1,4 +1,4 @@
-"""What every result store must do: the sentences of `taskq.store`, one test or more for each."""
+"""What every result store must do: the sentences of `taskq.seams.store`, one test or more for each."""
 
 import asyncio
 import threading
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from taskq.errors import StoreError
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, RETRY, REVOKED, STARTED, SUCCESS
-from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
 from tests.contract.sites import ConnectStore, StoreSite
 from tests.polling import eventually
 

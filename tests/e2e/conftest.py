@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from taskq.broker import BrokerConfig, open_broker
+from taskq.seams.broker import BrokerConfig, open_broker
 from tests.rabbit import rabbit_vhost, rabbitmqctl
 from tests.servers import redis_server
 

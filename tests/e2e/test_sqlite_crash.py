@@ -13,19 +13,19 @@ from typing import IO
 
 import pytest
 
-from taskq.broker import BrokerConfig, open_broker
-from taskq.envelope import loads
 from taskq.errors import BrokerFull, StoreError
-from taskq.message import Message
-from taskq.store import StoreConfig, TaskResult, open_store
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.seams.store import StoreConfig, TaskResult, open_store
+from taskq.wire.envelope import loads
+from taskq.wire.message import Message
 
 #: Two processes are killed in each. 50 for a long run.
 ROUNDS = int(os.environ.get("TASKQ_CRASH_ROUNDS", "12"))
 
 WRITER = """
 import asyncio, sys
-from taskq.broker import BrokerConfig, open_broker
-from taskq.message import Message
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.wire.message import Message
 
 async def main(url, first):
     broker = open_broker(BrokerConfig(url))
@@ -42,8 +42,8 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 WORKER = """
 import asyncio, sys
-from taskq.broker import BrokerConfig, open_broker
-from taskq.store import StoreConfig, TaskResult, open_store
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.seams.store import StoreConfig, TaskResult, open_store
 
 async def main(url):
     broker, store = open_broker(BrokerConfig(url, lease=0.2)), open_store(StoreConfig(url))

@@ -9,10 +9,10 @@ import pytest
 
 import taskq
 from taskq import Task, TaskQ
-from taskq.broker import Broker
 from taskq.errors import ConnectionLost
-from taskq.message import Message
 from taskq.options import RetryPolicy
+from taskq.seams.broker import Broker
+from taskq.wire.message import Message
 from tests.harness import Place
 
 DOWN = {

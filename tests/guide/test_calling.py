@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskq import AsyncResult, Task, TaskQ, TaskRevokedError, group
-from taskq.request import Request
+from taskq.wire.request import Request
 from tests.harness import Place, running
 from tests.polling import eventually
 

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from taskq import AsyncResult, NotRegistered, OperationalError, Task, TaskQ, group
-from taskq.compat import APP_ATTRIBUTES
+from taskq.config.celery_names import APP_ATTRIBUTES
 from taskq.errors import BrokerFull, DecodeError, EncodeError, PublishErrors
 from tests.faults import fail
 from tests.harness import Place

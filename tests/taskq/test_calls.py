@@ -8,9 +8,9 @@ import pytest
 from taskq import Task, TaskQ
 from taskq.calls import own_options
 from taskq.clock import set_source
-from taskq.message import Message
-from taskq.protocol import decode
-from taskq.request import Request, current
+from taskq.wire.message import Message
+from taskq.wire.protocol import decode
+from taskq.wire.request import Request, current
 from tests.harness import Place
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

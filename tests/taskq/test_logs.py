@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from taskq.logs import FIELDS, TASK_LOGGER, TaskFields, get_task_logger
-from taskq.request import Request, current
+from taskq.wire.request import Request, current
 
 
 @pytest.fixture

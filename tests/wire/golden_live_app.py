@@ -10,7 +10,7 @@ from kombu.entity import Exchange
 from kombu.entity import Queue as KombuQueue
 
 from taskq import TaskQ
-from taskq.broker import Queue
+from taskq.seams.broker import Queue
 
 SETTINGS = {
     "accept_content": ["json", "pickle", "yaml", "msgpack"],

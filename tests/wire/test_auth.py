@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from taskq import TaskQ
-from taskq.auth import auth_serializer, certificate_id
-from taskq.envelope import loads
 from taskq.errors import ConfigError, DecodeError, UntrustedMessage
-from taskq.serializers import Serializer, get_serializer
+from taskq.wire.auth import auth_serializer, certificate_id
+from taskq.wire.envelope import loads
+from taskq.wire.serializers import Serializer, get_serializer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "auth_signed.json").read_text())["data"]
 VALUE: Any = [[1, "ä\u0000\u0001"], {"k": None}, {}]

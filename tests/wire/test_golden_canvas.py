@@ -11,16 +11,16 @@ import pytest
 from redis.asyncio import Redis
 
 from taskq import Signature, Task, TaskQ, chain, chord, group, signature
-from taskq.envelope import loads
+from taskq.canvas.lowering import frozen, result_tuple
+from taskq.canvas.signature import as_signature
 from taskq.errors import Replaced
-from taskq.lowering import frozen, result_tuple
-from taskq.message import Message
-from taskq.protocol import decode
-from taskq.request import Request
-from taskq.signatures import as_signature
-from taskq.store import StoreConfig, TaskResult, open_store
-from taskq.worker.chords import Part, completed
-from taskq.worker.followups import after_failure, after_success, replaced
+from taskq.run.chords import Part, completed
+from taskq.run.followups import after_failure, after_success, replaced
+from taskq.seams.store import StoreConfig, TaskResult, open_store
+from taskq.wire.envelope import loads
+from taskq.wire.message import Message
+from taskq.wire.protocol import decode
+from taskq.wire.request import Request
 
 GOLDEN = Path(__file__).parent / "golden"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from taskq import envelope
-from taskq.message import Message
-from taskq.protocol import Call, decode, encode
-from taskq.request import Request
-from taskq.serializers import get_serializer
+from taskq.wire import envelope
+from taskq.wire.message import Message
+from taskq.wire.protocol import Call, decode, encode
+from taskq.wire.request import Request
+from taskq.wire.serializers import get_serializer
 
 ALL = frozenset(["json", "pickle", "yaml", "msgpack"])
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,9 +11,9 @@ from celery.backends.base import compress_payload
 from redis.asyncio import Redis
 
 from taskq.errors import StoreError
-from taskq.serializers import get_serializer
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, SUCCESS
-from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.wire.serializers import get_serializer
 
 pytestmark = pytest.mark.redis
 

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
-from taskq.compression import compress, decompress
 from taskq.errors import DecodeError, EncodeError
-from taskq.serializers import get_serializer
+from taskq.wire.compression import compress, decompress
+from taskq.wire.serializers import get_serializer
 
 DATA: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "golden" / "serialization.json").read_text()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from taskq import redis_session
-from taskq.broker import Broker, BrokerConfig, open_broker
+from taskq.broker_adapters.redis import session as redis_session
 from taskq.errors import ConfigError, ConnectionLost, OperationalError
-from taskq.message import Message
+from taskq.seams.broker import Broker, BrokerConfig, open_broker
+from taskq.wire.message import Message
 from tests.polling import eventually
 from tests.proxy import proxy
 from tests.servers import RedisServer, redis_server
@@ -86,7 +86,7 @@ async def test_a_wait_longer_than_a_reply_may_take_breaks_no_connection(
 ) -> None:
     monkeypatch.setattr(redis_session, "REPLY_TIMEOUT", 1.0)
     monkeypatch.setattr(redis_session, "_TICK", 0.1)
-    monkeypatch.setattr("taskq.broker_adapters.redis_durability.LONGEST_WAIT", 400, raising=False)
+    monkeypatch.setattr("taskq.broker_adapters.redis.durability.LONGEST_WAIT", 400, raising=False)
     async with connected(server.url, patience=1.6, durable_replicas=1) as broker:
         sent = [broker.publish([message(name)]) for name in "abc"]
         errors = await asyncio.gather(*sent, return_exceptions=True)

@@ -21,11 +21,12 @@ from celery import Celery
 from kombu import compression
 from kombu.utils import json as kombu_json
 
-from taskq import TaskQ, envelope
-from taskq.broker import BrokerConfig, open_broker
-from taskq.message import Message
-from taskq.protocol import encode
-from taskq.store import StoreConfig, open_store
+from taskq import TaskQ
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.seams.store import StoreConfig, open_store
+from taskq.wire import envelope
+from taskq.wire.message import Message
+from taskq.wire.protocol import encode
 from tests.polling import eventually, eventually_sync
 from tests.servers import RedisServer, redis_server
 from tests.wire.test_golden_messages import CASES, golden, instant, same_call

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from taskq import TaskQ, redis_session
-from taskq.broker import Broker, BrokerConfig, Consumer, open_broker
-from taskq.broker_adapters import redis_keeper, redis_publisher
-from taskq.bus import Exchange, Inbox
+from taskq import TaskQ
+from taskq.broker_adapters.redis import keeper as redis_keeper
+from taskq.broker_adapters.redis import publisher as redis_publisher
+from taskq.broker_adapters.redis import session as redis_session
 from taskq.clock import now
 from taskq.errors import (
     BrokerFull,
@@ -24,11 +24,13 @@ from taskq.errors import (
     PublishErrors,
     StoreError,
 )
-from taskq.message import Delivery, Message
+from taskq.seams.broker import Broker, BrokerConfig, Consumer, open_broker
+from taskq.seams.bus import Exchange, Inbox
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.states import SUCCESS
-from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.wire.message import Delivery, Message
 from taskq.worker import Worker
-from taskq.worker.process import EXIT_OK, WorkerProcess
+from taskq.worker.process.process import EXIT_OK, WorkerProcess
 from tests.polling import eventually, eventually_sync
 from tests.proxy import Proxy, proxy
 from tests.servers import RedisServer, free_port, redis_server
@@ -396,7 +398,7 @@ async def test_a_consumer_that_waits_for_writes_can_be_closed(connect: Open, tmp
 async def test_waiters_of_results_outlive_a_server_that_takes_no_writes(
     connect: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Turn, allow: Turn
 ) -> None:
-    monkeypatch.setattr("taskq.stores.redis.HEARTBEAT", 0.05)
+    monkeypatch.setattr("taskq.broker_adapters.redis.store.HEARTBEAT", 0.05)
     with redis_server(tmp_path) as server:
         reader, writer = await connect(server.url, store=True), await connect(server.url, store=True)
 

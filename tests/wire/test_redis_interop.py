@@ -15,10 +15,10 @@ import pytest
 from celery import Celery
 from kombu.entity import Exchange
 
-from taskq.broker import Broker, BrokerConfig, Consumer, Queue, open_broker
-from taskq.message import Delivery, Message
+from taskq.seams.broker import Broker, BrokerConfig, Consumer, Queue, open_broker
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, STARTED, SUCCESS
-from taskq.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.wire.message import Delivery, Message
 from tests.polling import eventually
 from tests.servers import RedisServer, redis_server
 

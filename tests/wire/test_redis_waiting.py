@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from taskq.broker import BrokerConfig, Queue, open_broker
-from taskq.broker_adapters import redis_consumer
-from taskq.broker_adapters.redis import RedisBroker
-from taskq.message import Delivery, Message
+from taskq.broker_adapters.redis import consumer as redis_consumer
+from taskq.broker_adapters.redis.broker import RedisBroker
+from taskq.seams.broker import BrokerConfig, Queue, open_broker
+from taskq.wire.message import Delivery, Message
 from tests.polling import eventually
 from tests.servers import RedisServer, redis_server
 
@@ -87,7 +87,7 @@ async def test_news_of_every_priority_step_of_every_queue_wakes(
 async def test_a_user_who_may_not_track_asks_often(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "taskq.broker_adapters.redis_consumer")
+    caplog.set_level("INFO", "taskq.broker_adapters.redis.consumer")
     broker = await opened(server.url.replace("://", "://quiet:pw@"))
     consumer = await broker.consume(["a"], prefetch=5)
     assert "idle queues are asked every 0.05 s" in caplog.text

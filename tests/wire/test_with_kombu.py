@@ -19,10 +19,10 @@ from celery.worker.request import Request as CeleryRequest
 from kombu.transport.virtual import Message as KombuMessage
 from kombu.utils import json as kombu_json
 
-from taskq import envelope
-from taskq.message import Message
-from taskq.protocol import Call, decode, encode
-from taskq.serializers import get_serializer
+from taskq.wire import envelope
+from taskq.wire.message import Message
+from taskq.wire.protocol import Call, decode, encode
+from taskq.wire.serializers import get_serializer
 
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
 COMPRESSIONS = (

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from taskq.message import Message
-from taskq.protocol import Call, encode
-from taskq.serializers import get_serializer
+from taskq.wire.message import Message
+from taskq.wire.protocol import Call, encode
+from taskq.wire.serializers import get_serializer
 
 
 class Code:

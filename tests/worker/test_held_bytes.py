@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from taskq import TaskQ
-from taskq.broker_adapters.amqp_consumer import AmqpConsumer
+from taskq.broker_adapters.amqp.consumer import AmqpConsumer
 from taskq.worker.worker import Worker
 from tests.harness import Place, running
 from tests.polling import eventually

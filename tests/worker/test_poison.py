@@ -9,8 +9,8 @@ import pytest
 
 from taskq import Reject, TaskQ
 from taskq.errors import EncodeError, TaskqError
-from taskq.message import Delivery, Message
-from taskq.worker.admission import Admission
+from taskq.wire.message import Delivery, Message
+from taskq.worker.intake.admission import Admission
 from taskq.worker.worker import Worker
 from tests.harness import Place, running
 from tests.polling import eventually

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from taskq import TaskQ, signals
-from taskq.bus import Exchange, Inbox
 from taskq.errors import OperationalError, TaskRevokedError
-from taskq.message import Message
-from taskq.pidbox import Mailbox
-from taskq.result_sets import ResultSet
+from taskq.results.sets import ResultSet
+from taskq.seams.bus import Exchange, Inbox
+from taskq.wire.control import Mailbox
+from taskq.wire.message import Message
 from taskq.worker import Worker
 from tests.harness import Place, running
 from tests.polling import eventually

@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from taskq.message import Message
-from taskq.pidbox import Mailbox
-from taskq.worker.panel import COMMANDS
+from taskq.wire.control import Mailbox
+from taskq.wire.message import Message
+from taskq.worker.remote.panel import COMMANDS
 from tests.harness import Place, running
 
 NODE = "w@test"

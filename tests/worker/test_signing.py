@@ -8,10 +8,10 @@ import pytest
 
 from taskq import TaskQ, signals
 from taskq.errors import UntrustedMessage
-from taskq.message import Message
-from taskq.protocol import Call, encode
-from taskq.serializers import get_serializer
-from taskq.signing import HEADER, sign, verify
+from taskq.wire.message import Message
+from taskq.wire.protocol import Call, encode
+from taskq.wire.serializers import get_serializer
+from taskq.wire.signing import HEADER, sign, verify
 from tests.harness import Place, running
 from tests.polling import eventually
 from tests.rabbit import rabbit_vhost

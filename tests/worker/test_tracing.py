@@ -88,7 +88,7 @@ async def test_retries_and_failures_are_told(app: TaskQ, exporter: InMemorySpanE
     assert first.status.status_code is StatusCode.UNSET
     assert second.status.status_code is StatusCode.ERROR
     assert second.attributes is not None
-    assert second.attributes["taskq.retries"] == 1
+    assert second.attributes["taskq.run.retries"] == 1
     again = by_name(exporter)["publish t.fails"][1]
     assert parent_id(again) == span_id(first)
 

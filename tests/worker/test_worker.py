@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskq import Ignore, OperationalError, Reject, Task, TaskQ
-from taskq.broker import Consumer
-from taskq.broker_adapters.memory import HUBS
+from taskq.broker_adapters.memory.broker import HUBS
 from taskq.errors import ConnectionLost, StoreError
+from taskq.seams.broker import Consumer
 from taskq.worker import Worker
 from taskq.worker import worker as worker_module
 from taskq.worker.worker import Stop

@@ -1,0 +1,185 @@
+"""Reading a queue without emptying it, and the log that all processes of one vhost share."""
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiormq
+from aiormq.abc import DeliveredMessage
+
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp.plain import message_of
+from taskq.broker_adapters.amqp.sender import Sender
+from taskq.broker_adapters.amqp.topology import Raw, Topology
+from taskq.errors import DecodeError, OperationalError
+from taskq.wire.message import Message
+from taskq.wire.serializers import json_dumps, json_loads
+
+log = logging.getLogger("taskq.amqp")
+
+#: Seconds without a message after which a queue is taken to be read: some of it expired meanwhile.
+_QUIET = 1.0
+#: Our exclusive queues are classic whatever the vhost's default is: others cannot be exclusive.
+CLASSIC: dict[str, Any] = {"x-queue-type": "classic"}
+
+Record = dict[str, Any]
+
+
+class Browser:
+    """Reads whole queues. While one process reads, the others wait: what it has before it they could not see."""
+
+    def __init__(self, link: Link, topology: Topology) -> None:
+        self.topology = topology
+        self._link = link
+        self._lock = asyncio.Lock()
+
+    async def read(self, queue: str, take: Callable[[Message], bool] = lambda _: False) -> list[Message]:
+        """All messages of a queue, the oldest first; those that `take` agrees to are removed.
+
+        Raises:
+            OperationalError: the broker cannot be asked, or another process reads for too long.
+        """
+        await self.topology.queue(queue)
+        channel = await self._link.channel()
+        try:
+            raw = await channel.get_underlay_channel()
+            async with self._lock, self._alone(raw, queue):
+                return await self._read(raw, queue, take)
+        except DRIVER_ERRORS as error:
+            raise self._link.error(error) from error
+        finally:
+            try:
+                await channel.close()  # gives back what was not taken, in its old order
+            except DRIVER_ERRORS as error:
+                log.debug("closing: %r", error)
+
+    async def _read(self, raw: Raw, queue: str, take: Callable[[Message], bool]) -> list[Message]:
+        count = (await raw.queue_declare(queue, passive=True)).message_count or 0
+        arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        found: list[Message] = []
+        if not count:
+            return found
+        consumer_tag = f"browse-{uuid.uuid4().hex}"
+        await raw.basic_consume(queue, arrived.put, consumer_tag=consumer_tag)
+        while len(found) < count:
+            try:
+                async with asyncio.timeout(_QUIET):
+                    delivered = await arrived.get()
+            except TimeoutError:
+                break
+            message = message_of(delivered, "", queue)
+            found.append(message)
+            if take(message) and delivered.delivery_tag is not None:
+                await raw.basic_ack(delivered.delivery_tag)
+        await raw.basic_cancel(consumer_tag)
+        return found
+
+    @asynccontextmanager
+    async def _alone(self, raw: Raw, queue: str) -> AsyncIterator[None]:
+        # An exclusive queue is a lock: only its connection may declare it, and it dies with the connection.
+        name = f"{queue}.lock"
+        end = asyncio.get_running_loop().time() + max(10.0, self._link.config.timeout)
+        while not await self._locked(name):
+            if asyncio.get_running_loop().time() > end:
+                raise OperationalError(
+                    f"another process has been reading {queue!r} on {self._link.shown} for too long"
+                )
+            await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter
+        try:
+            yield
+        finally:
+            await raw.queue_delete(name)
+
+    async def _locked(self, name: str) -> bool:
+        try:
+            await self.topology.do(lambda raw: raw.queue_declare(name, exclusive=True, arguments=CLASSIC))
+        except aiormq.exceptions.ChannelLockedResource:
+            return False
+        return True
+
+
+class SharedLog:
+    """Records that every process of a vhost gets to know.
+
+    A bounded durable queue keeps the last ones for those who come later, a fanout exchange tells those who are
+    there. A process sees its own records at once, those of others within milliseconds.
+    """
+
+    def __init__(self, link: Link, sender: Sender, browser: Browser, name: str) -> None:
+        self._link, self._sender, self._browser = link, sender, browser
+        self._name = name
+        self._apply: Callable[[Record], None] = _ignore
+        self._me = uuid.uuid4().hex
+        self._tap: object = None
+        self._early: list[Record] | None = None
+        self._channel: object = None
+        self._lock = asyncio.Lock()
+
+    def tell(self, apply: Callable[[Record], None]) -> None:
+        """Have `apply` called with each record."""
+        self._apply = apply
+
+    async def write(self, record: Record) -> None:
+        """Tell everybody, also those who come later."""
+        self._apply(record)
+        await self._sender.topology.queue(self._name)
+        body = json_dumps(record | {"from": self._me, "uid": uuid.uuid4().hex})
+        await self._sender.publish([Message({}, body, exchange=self._name, routing_key=self._name)])
+
+    async def follow(self, forget: Callable[[], None]) -> None:
+        """Get to know all records, and each new one from now on; at most once per connection.
+
+        `forget` is called before a second time: everything is told again.
+        """
+        if self._tap is self._link.tap and not self._link.tap.closed:
+            return
+        async with self._lock:
+            if self._tap is self._link.tap and not self._link.tap.closed:
+                return
+            await self._link.ready()
+            tap = self._link.tap
+            try:
+                await self._follow(forget)
+            except DRIVER_ERRORS as error:
+                raise self._link.error(error) from error
+            self._tap = tap
+
+    async def _follow(self, forget: Callable[[], None]) -> None:
+        channel = await self._link.channel()
+        raw = await channel.get_underlay_channel()
+        await self._browser.topology.queue(self._name)
+        declared = await raw.queue_declare("", exclusive=True, auto_delete=True, arguments=CLASSIC)
+        early: list[Record] = []
+        self._early = early
+        await raw.queue_bind(declared.queue or "", self._name)
+        await raw.basic_consume(declared.queue or "", self._on_message, no_ack=True)
+        kept = [_record(message.body) for message in await self._browser.read(self._name)]
+        forget()
+        self._early = None
+        known = {record.get("uid") for record in kept}
+        for record in (*kept, *(record for record in early if record.get("uid") not in known)):
+            self._apply(record)
+        self._channel = channel  # its driver closes a channel that nobody refers to
+
+    async def _on_message(self, delivered: DeliveredMessage) -> None:
+        record = _record(delivered.body)
+        if self._early is not None:
+            self._early.append(record)
+        elif record.get("from") != self._me:
+            self._apply(record)
+
+
+def _record(body: bytes) -> Record:
+    try:
+        record = json_loads(body)
+    except DecodeError:
+        record = None
+    return record if isinstance(record, dict) else {}
+
+
+def _ignore(_record: Record) -> None:
+    """Until somebody listens."""

@@ -1,0 +1,150 @@
+"""Channels that carry messages: publishing with confirms, deliveries, acks.
+
+`TappedChannel` (amqp_tapped) does it with our own codec on the tapped socket, `PlainChannel` (amqp_plain) through
+the driver alone, for the day a driver changes underneath (`broker_transport_options = {"codec": False}`).
+Opening, declaring, consuming and closing are the driver's in both.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import aio_pika
+import aiormq
+from aiormq.abc import DeliveredMessage
+
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.errors import BrokerFull, OperationalError, Unroutable
+from taskq.wire.message import Message
+
+Failures = dict[int, OperationalError]
+
+#: Messages written before the socket is asked whether it takes more.
+CHUNK = 500
+
+
+class Deliver(Protocol):
+    """Takes one delivery: the consumer's tag, the delivery's tag, the broker's flag, the message."""
+
+    def __call__(self, queue_tag: str, tag: int, redelivered: bool, message: Message) -> None: ...  # noqa: FBT001 - the protocol's own flag
+
+
+class DataChannel:
+    """What both kinds share."""
+
+    def __init__(self, link: Link, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None) -> None:
+        self.link = link
+        self.tap = link.tap
+        self.closed = False
+        self.refusal: aiormq.exceptions.ChannelClosed | None = None  # why the broker closed it
+        self.on_closed: list[Callable[[], None]] = []
+        self.on_cancelled: list[Callable[[], None]] = []  # the broker ended a consumer
+        self._channel = channel
+        self._deliver = deliver
+        self._raw: aiormq.abc.AbstractChannel
+
+    async def start(self) -> None:
+        """Attach to the opened channel."""
+        self._raw = await self._channel.get_underlay_channel()
+        self._channel.close_callbacks.add(self._on_close)
+        self._raw.on_consumer_cancel_callbacks.add(self._on_cancel)
+        self.tap.on_closed.append(self._lost)
+        if self.tap.closed or self._channel.is_closed:
+            self._lost()
+
+    async def consume(self, queue: str, consumer_tag: str, prefetch: int, *, exclusive: bool = False) -> None:
+        """Have a queue delivered, `prefetch` unsettled messages at a time (0: no bound).
+
+        Raises:
+            OperationalError: the broker refuses.
+        """
+        try:
+            await self._raw.basic_qos(prefetch_count=min(prefetch, 65535), timeout=self.link.config.timeout)
+            await self._raw.basic_consume(
+                queue,
+                self._on_message,
+                consumer_tag=consumer_tag,
+                exclusive=exclusive,
+                timeout=self.link.config.timeout,
+            )
+        except DRIVER_ERRORS as error:
+            raise self.link.error(error) from error
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """Have no more of a queue delivered."""
+        try:
+            await self._raw.basic_cancel(consumer_tag, timeout=self.link.config.timeout)
+        except DRIVER_ERRORS as error:
+            raise self.link.error(error) from error
+
+    async def close(self) -> None:
+        """Close the channel: the broker gives unsettled deliveries back to their queues."""
+        if self._lost in self.tap.on_closed:
+            self.tap.on_closed.remove(self._lost)
+        try:
+            async with asyncio.timeout(self.link.config.timeout):
+                await self._channel.close()
+        except DRIVER_ERRORS as error:
+            raise self.link.error(error) from error
+
+    def _on_close(self, _channel: Any, error: BaseException | None = None) -> None:
+        if isinstance(error, aiormq.exceptions.ChannelClosed):
+            self.refusal = error
+        self._lost()
+
+    def _on_cancel(self, _frame: Any) -> None:
+        # A consumed queue was deleted, or its node is gone: this channel will not do any more.
+        for call in self.on_cancelled:
+            call()
+
+    def _lost(self) -> None:
+        if not self.closed:
+            self.closed = True
+            for call in self.on_closed:
+                call()
+
+    async def _on_message(self, delivered: DeliveredMessage) -> None:
+        """The driver's callback for deliveries it was left with."""
+        raise NotImplementedError
+
+    async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - a bound on silence, not on the whole
+        """Publish and wait for every confirm; index -> error of those not known to be safe.
+
+        `timeout` is how many seconds the broker may confirm nothing at all.
+        """
+        raise NotImplementedError
+
+    def ack(self, tag: int, *, multiple: bool) -> None:
+        """Remove a delivery, or all up to it."""
+        raise NotImplementedError
+
+    def requeue(self, tag: int) -> None:
+        """Give a delivery back to its queue."""
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        """Wait until the socket has taken what was acked."""
+        raise NotImplementedError
+
+
+def unroutable(link: Link, message: Message, reason: str) -> Unroutable:
+    """The error for a message that came back."""
+    return Unroutable(
+        f"{link.shown} has no queue for exchange {message.exchange!r} and routing key {message.routing_key!r} "
+        f"({reason}): declare the queue, or start a worker that does"
+    )
+
+
+def refused(link: Link) -> BrokerFull:
+    """The error for a message the broker answered with basic.nack."""
+    return BrokerFull(f"{link.shown} refused the message: its queue is full, or has lost its nodes")
+
+
+def unconfirmed(link: Link) -> OperationalError:
+    """The error for a message nothing was heard of."""
+    if link.tap.blocked:
+        return link.full(maybe_accepted=True)
+    return OperationalError(
+        f"{link.shown} did not confirm the message in time: it may have taken it all the same",
+        maybe_accepted=True,
+    )

@@ -1,0 +1,267 @@
+"""One connection to RabbitMQ that is made again whenever it breaks, over aio-pika.
+
+aio-pika's own robust connection waits a fixed time between tries, knows one URL and puts channels back one by
+one; here every try goes to the next URL of a failover list after a jittered wait, and whoever used the
+connection sees that its channel is closed and builds a new one: nothing of an old connection is used on a new.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import aio_pika
+import aiormq
+from aio_pika.abc import ConnectionParameter
+from yarl import URL
+
+from taskq.broker_adapters.amqp.wire import Tap, TappedTransport
+from taskq.errors import BrokerFull, ConfigError, ConnectionLost, OperationalError
+from taskq.seams.broker import BrokerConfig
+from taskq.seams.urls import mask, split_urls
+
+log = logging.getLogger("taskq.amqp")
+
+#: Seconds between tries: doubled from the first to the last, and jittered so that a fleet does not come at once.
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+
+DRIVER_ERRORS = (aiormq.exceptions.AMQPError, OSError, RuntimeError, asyncio.TimeoutError)
+
+
+class _Connection(aio_pika.Connection):
+    """aio-pika's connection, with aiormq's `transport_factory` let through."""
+
+    PARAMETERS = (
+        *aio_pika.Connection.PARAMETERS,
+        ConnectionParameter(name="transport_factory", parser=lambda factory: factory, is_kwarg=True),
+    )
+
+
+class Link:
+    """A connection by name; `ready` gives the present one. One event loop."""
+
+    def __init__(self, config: BrokerConfig, purpose: str) -> None:
+        self.config = config
+        self.shown = mask(config.url)
+        tls = config.ssl is not None
+        self._urls = [_driver_url(url, tls=tls) for url in split_urls(config.url)]
+        self._name = f"{config.name}:{purpose}"
+        self._turn = 0
+        self._up = asyncio.Event()
+        self._closing = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._connection: aio_pika.Connection | None = None
+        self.tap = Tap(0)
+        self._gone = asyncio.Event()
+        self._last_error = "no answer"
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    async def open(self) -> None:
+        """Connect; every URL is tried once.
+
+        Raises:
+            ConnectionLost: none of them answers, or the login is refused.
+        """
+        self._closing = False
+        self._up.clear()
+        for attempt in range(len(self._urls)):
+            try:
+                await self._connect()
+                break
+            except DRIVER_ERRORS as error:
+                if attempt == len(self._urls) - 1:
+                    raise self._refused(error) from error
+        self._keeper = asyncio.create_task(self._keep(), name=f"{self._name}-link")
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        self._closing = True
+        self._up.set()  # whoever waits learns from `ready` that it is over
+        if self._keeper is not None:
+            await ended(self._keeper)
+        await self._disconnect()
+
+    async def ready(self) -> aio_pika.Connection:
+        """The connection, as soon as there is one.
+
+        Raises:
+            ConnectionLost: not within the configured timeout, or closed.
+        """
+        if not self._up.is_set():
+            try:
+                async with asyncio.timeout(self.config.timeout):
+                    await self._up.wait()
+            except TimeoutError:
+                raise ConnectionLost(
+                    f"no connection to {self.shown} for {self.config.timeout:g} s ({self._last_error}): "
+                    "it is being tried again; check that RabbitMQ runs there"
+                ) from None
+        if self._closing or self._connection is None:
+            raise ConnectionLost(f"the connection to {self.shown} was closed by this program")
+        return self._connection
+
+    async def channel(self, *, confirms: bool = False) -> aio_pika.abc.AbstractChannel:
+        """A new channel.
+
+        Raises:
+            OperationalError: there is no connection, or it refuses.
+        """
+        connection = await self.ready()
+        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                await channel.initialize()
+        except DRIVER_ERRORS as error:
+            raise self.error(error) from error
+        return channel
+
+    def server_version(self) -> tuple[int, ...]:
+        """The major and minor version of the server that is connected."""
+        transport = self._connection.transport if self._connection else None
+        properties: Any = getattr(transport.connection, "server_properties", {}) if transport else {}
+        parts = str(properties.get("version", "0")).split(".")
+        return tuple(int(part) for part in parts[:2] if part.isdigit())
+
+    def error(self, error: BaseException, *, maybe_accepted: bool = False) -> OperationalError:
+        """Our error for one of the driver's."""
+        if self.tap.blocked:
+            return self.full(maybe_accepted=maybe_accepted)
+        if isinstance(
+            error, aiormq.exceptions.ChannelPreconditionFailed | aiormq.exceptions.ChannelNotFoundEntity
+        ):
+            return OperationalError(f"{self.shown} refused: {error}", maybe_accepted=maybe_accepted)
+        return ConnectionLost(
+            f"the connection to {self.shown} broke ({type(error).__name__}: {error}); it is being made again",
+            maybe_accepted=maybe_accepted,
+        )
+
+    def full(self, *, maybe_accepted: bool) -> BrokerFull:
+        """The error of a server that takes no publishes."""
+        return BrokerFull(
+            f"{self.shown} takes no messages now ({self.tap.blocked}): free memory or disk there, "
+            "or let workers drain its queues",
+            maybe_accepted=maybe_accepted,
+        )
+
+    def _refused(self, error: BaseException) -> ConnectionLost:
+        problem = f"{type(error).__name__}: {str(error) or 'no answer'}"
+        if isinstance(error, aiormq.exceptions.InvalidFrameError) and "Connection.OpenOk" in problem:
+            problem = "the vhost does not exist, or this user may not use it"  # what the driver makes of it
+        return ConnectionLost(
+            f"cannot connect to {self.shown} ({problem}): "
+            "check host, port, user, password and vhost, and that RabbitMQ runs"
+        )
+
+    async def _connect(self) -> None:
+        url = self._urls[self._turn % len(self._urls)]
+        self._turn += 1
+        heartbeat = self.config.heartbeat
+        tap = Tap(heartbeat)
+        connection = _Connection(
+            url.update_query(heartbeat=int(heartbeat)),
+            ssl_context=_tls(self.config.ssl) if url.scheme == "amqps" else None,
+            client_properties={"connection_name": self._name, "product": "taskq"},
+            transport_factory=TappedTransport(tap, heartbeat),
+        )
+        try:
+            await connection.connect(timeout=self.config.timeout)
+        except BaseException:
+            tap.abort()
+            raise
+        self.tap, self._connection = tap, connection
+        self._gone = asyncio.Event()
+        connection.close_callbacks.add(self._on_gone)
+        tap.on_closed.append(self._gone.set)
+        if tap.closed:
+            self._gone.set()
+        self._up.set()
+
+    def _on_gone(self, _connection: Any, error: BaseException | None = None) -> None:
+        self._last_error = str(error) or "closed"
+        self._gone.set()
+
+    async def _keep(self) -> None:
+        while True:
+            await self._gone.wait()
+            self._up.clear()
+            log.warning("connection to %s lost (%s), connecting again", self.shown, self._last_error)
+            await self._disconnect()
+            await self._connect_again()
+            log.warning("connected to %s again", self.shown)
+
+    async def _connect_again(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            wait = min(2 * wait, _LONGEST_WAIT)
+            try:
+                await self._connect()
+            except DRIVER_ERRORS as error:
+                self._last_error = f"{type(error).__name__}: {error}"
+                log.info("cannot connect to %s: %s", self.shown, self._last_error)
+            else:
+                return
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                await connection.close()
+        except DRIVER_ERRORS as error:
+            log.debug("closing: %r", error)
+            self.tap.abort()
+
+
+async def ended(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks until they have ended.
+
+    Once may not be enough: Python 3.11's `asyncio.wait_for`, in which the driver waits for answers, forgets a cancellation that
+    comes together with the answer (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _driver_url(url: str, *, tls: bool) -> URL:
+    scheme, colon, rest = url.partition("://")
+    parsed = URL(f"{'amqps' if tls or scheme == 'amqps' else 'amqp'}{colon}{rest}")
+    if not parsed.host:
+        raise ConfigError(
+            f"no host in the broker URL {mask(url)}: write amqp://user:password@host:5672/vhost"
+        )
+    return parsed
+
+
+def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext:
+    """The TLS settings under Celery's names (`broker_use_ssl`); the server is verified unless told otherwise."""
+    given = dict(options or {})
+    context = ssl.create_default_context(cafile=given.get("ca_certs"), capath=given.get("ca_path"))
+    if given.get("certfile"):
+        context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
+    if "cert_reqs" in given:
+        required = _verify_mode(given["cert_reqs"])
+        context.check_hostname = given.get("check_hostname", required == ssl.CERT_REQUIRED)
+        context.verify_mode = required
+    return context
+
+
+def _verify_mode(value: Any) -> ssl.VerifyMode:
+    """A number of the ssl module, or its name as in URLs: `CERT_REQUIRED`, `required`."""
+    if isinstance(value, str):
+        name = f"CERT_{value.upper().removeprefix('CERT_')}"
+        if name not in ssl.VerifyMode.__members__:
+            raise ConfigError(f"cert_reqs {value!r} is none of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
+        return ssl.VerifyMode[name]
+    return ssl.VerifyMode(value)

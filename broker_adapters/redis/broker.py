@@ -1,0 +1,180 @@
+"""Redis as a broker, on the layout of Celery's own transport: taskq and Celery share queues in any mix.
+
+Facts: celery-protocol.md 2 and 13. One connection for everything. Nothing is ever popped outside the claim script.
+"""
+
+from collections.abc import Collection, Sequence
+from time import time
+from typing import Any, ClassVar, Final
+
+from taskq.broker_adapters.redis import dead as redis_dead
+from taskq.broker_adapters.redis.bus import RedisBus
+from taskq.broker_adapters.redis.claims import renew
+from taskq.broker_adapters.redis.consumer import RedisConsumer
+from taskq.broker_adapters.redis.durability import read_durability
+from taskq.broker_adapters.redis.layout import read_layout
+from taskq.broker_adapters.redis.link import Link
+from taskq.broker_adapters.redis.publisher import RedisPublisher
+from taskq.broker_adapters.redis.scripts import PURGE, RECALL
+from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.url import Target, parse_target
+from taskq.seams.broker import BrokerConfig, Features, Queue
+from taskq.wire.message import DeadLetter, Delivery, Message
+
+#: Revoked ids kept; those that end first make room.
+REVOKED: Final = 50_000
+#: Tasks looked for by one call: it holds the server for some milliseconds.
+RECALLED: Final = 500
+#: Seconds for which the whole set is kept after the last revoke.
+KEEP_REVOKED: Final = 30 * 86400
+
+
+class RedisBroker:
+    """Connects to one Redis; see `taskq.seams.broker.Broker`.
+
+    Messages with a `due` are delivered at once, as Celery does: their worker holds them, or parks them here.
+    """
+
+    features: ClassVar[Features] = Features(leases=True, celery=True, once=True)
+
+    def __init__(self, config: BrokerConfig) -> None:
+        target = _target(config)
+        self._lease = config.lease
+        self._queue = config.queue
+        self._layout = read_layout(config.options, target.endpoints[0].db, config.dead_retention)
+        self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
+        durability = read_durability(config.options, config.timeout)
+        # Waiting for disks and replicas holds a connection, and is about what was written on that one.
+        self._sending = (
+            Link(_target(config), on_connect=self._on_sending_connect) if durability else self._link
+        )
+        self._publisher = RedisPublisher(
+            self._sending, self._layout, target.shown, config.queue, config.timeout, durability
+        )
+        self._consumers: list[RedisConsumer] = []
+        self.bus = RedisBus(self._link, self._layout, lambda: Link(_target(config)))
+
+    async def open(self) -> None:
+        await self._link.call("PING")
+        await self._sending.session()
+
+    async def close(self) -> None:
+        for consumer in self._consumers:
+            await consumer.close()
+        await self.bus.close()
+        self._sending.close()
+        self._link.close()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        await self._publisher.publish(messages)
+
+    async def consume(self, queues: Sequence[str], *, prefetch: int) -> RedisConsumer:
+        consumer = RedisConsumer(
+            self._link, self._layout, self._declared, prefetch=prefetch, lease=self._lease
+        )
+        await consumer.turn_to(queues)
+        self._consumers.append(consumer)
+        await consumer.on_connect(await self._link.session())
+        return consumer
+
+    async def _declared(self, queues: Sequence[str]) -> Sequence[Queue]:
+        await self._publisher.declare(await self._link.session(), queues)
+        return [self._queue(name) for name in queues]
+
+    # -- sizes
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        return await renew(self._link, self._layout, self._lease, held)
+
+    async def size(self, queue: str) -> int:
+        session = await self._link.session()
+        commands = [("LLEN", key) for key, _, _ in self._layout.lists([queue])]
+        futures = session.send(*commands, ("ZCARD", self._layout.own(f"parked:{queue}")))
+        return sum([session.checked(await future) for future in futures])
+
+    async def ready(self, queue: str) -> int:
+        session = await self._link.session()
+        futures = session.send(*[("LLEN", key) for key, _, _ in self._layout.lists([queue])])
+        return sum([session.checked(await future) for future in futures])
+
+    async def purge(self, queue: str) -> int:
+        lists = [key for key, _, _ in self._layout.lists([queue])]
+        keys = (*self._layout.custody[:2], self._layout.own("parked"), *lists)
+        removed: int = await self._link.run(PURGE, keys, [queue])
+        return removed
+
+    async def hasten(self, queue: str) -> None:
+        parked = self._layout.own("parked")
+        key = f"{parked}:{queue}"
+        session = await self._link.session()
+        commands = (
+            ("MULTI",),
+            ("ZUNIONSTORE", key, 1, key, "WEIGHTS", 0),
+            ("ZADD", parked, "XX", 0, queue),
+            ("EXEC",),
+        )
+        for future in session.send(*commands):
+            session.checked(await future)
+
+    async def recall(self, task_ids: Sequence[str]) -> None:
+        layout = self._layout
+        keys = (*layout.custody, layout.own("parked"))
+        about = (layout.prefix, layout.separator, len(layout.steps), *layout.steps)
+        for start in range(0, len(task_ids), RECALLED):
+            await self._link.run(RECALL, keys, (*about, *task_ids[start : start + RECALLED]))
+
+    # -- revoked
+
+    async def revoke(self, task_ids: Sequence[str], until: float) -> None:
+        if not task_ids:
+            return
+        key = self._layout.own("revoked")
+        session = await self._link.session()
+        members = [value for task_id in task_ids for value in (f"{until:.6f}", task_id)]
+        futures = session.send(
+            ("ZADD", key, "GT", *members),
+            ("ZREMRANGEBYSCORE", key, "-inf", f"{time():.6f}"),
+            ("ZREMRANGEBYRANK", key, 0, -1 - REVOKED),
+            ("EXPIRE", key, KEEP_REVOKED),
+        )
+        for future in futures:
+            session.checked(await future)
+
+    async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
+        if not task_ids:
+            return set()
+        ends = await self._link.call("ZMSCORE", self._layout.own("revoked"), *task_ids)
+        now = time()
+        return {task_id for task_id, end in zip(task_ids, ends, strict=True) if end is not None and end > now}
+
+    # -- dead letters
+
+    async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
+        return await redis_dead.dead(self._link, self._layout, limit)
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        await redis_dead.bury(await self._link.session(), self._layout, letters)
+
+    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        return await redis_dead.exhume(self._link, self._layout, ids)
+
+    # -- called by the link
+
+    async def _on_sending_connect(self, session: Session) -> None:
+        await self._publisher.on_connect(session)
+
+    async def _on_connect(self, session: Session) -> None:
+        if self._sending is self._link:
+            await self._publisher.on_connect(session)
+        await self.bus.on_connect(session)
+        for consumer in self._consumers:
+            await consumer.on_connect(session)
+
+    def _on_push(self, push: Sequence[Any]) -> None:
+        self.bus.take_push(push)
+        for consumer in self._consumers:
+            consumer.take_push(push)
+
+
+def _target(config: BrokerConfig) -> Target:
+    return parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name=config.name)

@@ -1,0 +1,204 @@
+"""The bus over Redis: PUB/SUB for everyone, lists for replies, as Celery has them (celery-protocol.md 2.8, 8)."""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from logging import getLogger
+from typing import Any, Final
+from uuid import uuid4
+
+from taskq.broker_adapters.redis.layout import Layout
+from taskq.broker_adapters.redis.link import Link, backoff
+from taskq.broker_adapters.redis.session import Session
+from taskq.clock import now
+from taskq.errors import DecodeError, OperationalError
+from taskq.seams.bus import Arrivals, Exchange, Inbox
+from taskq.wire.envelope import dumps, loads
+from taskq.wire.message import Message
+
+logger = getLogger(__name__)
+
+#: Characters with a meaning in a Redis pattern.
+_GLOB: Final = re.compile(r"([\[\]*?^\\-])")
+#: Seconds a list of replies outlives its listener, and its binding is kept from kombu's sweep (2.1).
+_REPLIES_KEPT, _BINDING_KEPT = 10.0, 3600.0
+#: Seconds of one blocking pop: shorter than what a reply may take (`redis_session.REPLY_TIMEOUT`).
+_BLOCK: Final = 2
+
+
+class Subscriber(Arrivals):
+    """Listens to channels; see `taskq.seams.bus.Listener`."""
+
+    def __init__(self, bus: "RedisBus", pattern: bytes) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self._bus = bus
+
+    async def close(self) -> None:
+        await self._bus.leave(self)
+        self.end()
+
+
+class ReplyList(Arrivals):
+    """Listens to a list of its own over a connection of its own, which the pop blocks."""
+
+    def __init__(self, link: Link, shared: Link, layout: Layout, inbox: Inbox) -> None:
+        super().__init__()
+        self._link = link
+        self._shared = shared
+        self._layout = layout
+        self._inbox = inbox
+        self._keys = [key for key, _, _ in layout.lists([inbox.name])]
+        self._member = layout.separator.join((inbox.key, "", inbox.name))
+        self._reader: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        table, _ = self._layout.bindings(self._inbox.exchange.name)
+        await self._shared.call("SADD", table, self._member)
+        deadline = int((now() + _BINDING_KEPT) * 1000)
+        await self._shared.call("ZADD", self._layout.deadlines, "GT", deadline, self._inbox.exchange.name)
+        self._reader = asyncio.create_task(self._follow(), name="taskq-redis-replies")
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        if self.ended:
+            return
+        self.end()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self._link.close()
+        table, _ = self._layout.bindings(self._inbox.exchange.name)
+        try:
+            await self._shared.call("SREM", table, self._member)
+            await self._shared.call("DEL", *self._keys)
+        except OperationalError as error:
+            logger.debug("%s; the list of replies expires", error)
+
+    async def _follow(self) -> None:
+        refused = 0
+        while True:
+            try:
+                popped = await self._link.insist(lambda session: session.call("BRPOP", *self._keys, _BLOCK))
+                refused = 0
+            except OperationalError as error:
+                logger.warning("%s; replies wait", error)
+                popped = None
+                await asyncio.sleep(backoff(refused))
+                refused += 1
+            if popped is not None:
+                _add(self, popped[1])
+
+
+class RedisBus:
+    """See `taskq.seams.bus.Bus`. Subscriptions share the broker's connection; they are made again after it broke."""
+
+    def __init__(self, link: Link, layout: Layout, another: Callable[[], Link]) -> None:
+        self._link = link
+        self._layout = layout
+        self._another = another
+        self._subscribers: dict[bytes, list[Subscriber]] = {}
+        self._lists: list[ReplyList] = []
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+        if exchange.kind == "direct":
+            commands = await self._replies(exchange, messages)
+        else:
+            commands = [
+                ("PUBLISH", self._layout.channel(exchange.name, message.routing_key), self._envelope(message))
+                for message in messages
+            ]
+        session = await self._link.session()
+        for future in session.send(*commands) if commands else ():
+            session.checked(await future)
+
+    async def _replies(self, exchange: Exchange, messages: Sequence[Message]) -> list[tuple[Any, ...]]:
+        """Only what somebody waits for: a list that nobody reads would stay (8.3)."""
+        members = await self._link.call("SMEMBERS", self._layout.bindings(exchange.name)[0])
+        commands: list[tuple[Any, ...]] = []
+        for message in messages:
+            for queue in self._layout.matches(members, message.routing_key):
+                key = self._layout.key(queue, 0)
+                commands.append(("LPUSH", key, self._envelope(message)))
+                commands.append(("PEXPIRE", key, int(_REPLIES_KEPT * 1000)))
+        return commands
+
+    def _envelope(self, message: Message) -> bytes:
+        return dumps(message, delivery_tag=str(uuid4()), body_encoding=self._layout.body_encoding, priority=0)
+
+    async def listen(self, inbox: Inbox) -> "Subscriber | ReplyList":
+        if inbox.exchange.kind == "direct":
+            replies = ReplyList(self._another(), self._link, self._layout, inbox)
+            await replies.open()
+            self._lists = [known for known in self._lists if not known.ended]
+            self._lists.append(replies)
+            return replies
+        channel = _GLOB.sub(r"\\\1", self._layout.channel(inbox.exchange.name, inbox.key.replace("#", "\0")))
+        subscriber = Subscriber(self, channel.replace("\0", "*").encode())
+        session = await self._link.session()
+        self._subscribers.setdefault(subscriber.pattern, []).append(subscriber)
+        await session.call("PSUBSCRIBE", subscriber.pattern)
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="taskq-redis-bus")
+        return subscriber
+
+    async def leave(self, subscriber: Subscriber) -> None:
+        others = self._subscribers.get(subscriber.pattern, [])
+        if subscriber not in others:
+            return
+        others.remove(subscriber)
+        if others:
+            return
+        del self._subscribers[subscriber.pattern]
+        if (session := self._link.live) is not None:
+            try:
+                await session.call("PUNSUBSCRIBE", subscriber.pattern)
+            except OperationalError as error:
+                logger.debug("%s; the subscription went with the connection", error)
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for replies in self._lists:
+            await replies.close()
+        for subscriber in [one for several in self._subscribers.values() for one in several]:
+            await subscriber.close()
+
+    async def _keep(self) -> None:
+        """Who only listens does not notice a lost connection: connect again for them."""
+        tries = 0
+        while True:
+            try:
+                session = await self._link.insist(_as_it_is)
+                tries = 0
+                await asyncio.shield(session.closed)
+            except OperationalError:
+                return  # closed
+            except Exception:
+                logger.exception("could not connect for those who listen")
+                await asyncio.sleep(backoff(tries))
+                tries += 1
+
+    # -- called by the broker
+
+    async def on_connect(self, session: Session) -> None:
+        if self._subscribers:
+            await session.call("PSUBSCRIBE", *self._subscribers)
+
+    def take_push(self, push: Sequence[Any]) -> None:
+        if push[0] == b"pmessage":
+            for subscriber in self._subscribers.get(push[1], ()):
+                _add(subscriber, push[-1])
+
+
+async def _as_it_is(session: Session) -> Session:
+    return session
+
+
+def _add(arrivals: Arrivals, raw: bytes) -> None:
+    try:
+        arrivals.add(loads(raw))
+    except DecodeError as error:
+        logger.warning("dropped an unreadable message of the bus: %s", error)

@@ -1,0 +1,173 @@
+"""A session that comes back: connects when first needed and again after it broke; scripts are loaded when missing."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha1
+from logging import getLogger
+from typing import Any, Final, TypeVar
+
+import hiredis
+
+from taskq.broker_adapters.redis.session import Push, Reply, Session
+from taskq.broker_adapters.redis.url import Target
+from taskq.errors import ConnectionLost, OperationalError
+
+logger = getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between tries of what does not work: doubled each time up to the longest, each with jitter.
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait after so many tries before this one."""
+    longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+class Script:
+    """A Lua script, sent by its hash."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[Any], args: Sequence[Any]) -> tuple[Any, ...]:
+        """The command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+    async def run(self, session: Session, keys: Sequence[Any], args: Sequence[Any]) -> Reply:
+        """Run it; a server that does not know it (a fresh one, SCRIPT FLUSH) ran nothing, and is told."""
+        [reply] = await run_scripts(session, [(self, keys, args)])
+        return session.checked(reply)
+
+
+Call = tuple[Script, Sequence[Any], Sequence[Any]]
+
+
+async def run_scripts(session: Session, calls: Sequence[Call]) -> list[Reply]:
+    """Run these scripts in one round trip; the replies may be errors, as values."""
+    futures = session.send(*[script.command(keys, args) for script, keys, args in calls])
+    replies = [await future for future in futures]
+    for at, (script, keys, args) in enumerate(calls):
+        if is_unknown_script(replies[at]):
+            [future] = session.send(("EVAL", script.text, len(keys), *keys, *args))
+            replies[at] = await future
+    return replies
+
+
+def is_unknown_script(reply: Reply) -> bool:
+    """Whether a script did not run because the server does not know it."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+
+
+class Link:
+    """The way to one Redis, for one event loop.
+
+    `on_connect` runs on each new session before anyone else uses it; `on_push` gets what Redis sends unasked.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        on_push: Push | None = None,
+        on_connect: Callable[[Session], Awaitable[None]] | None = None,
+    ) -> None:
+        self._target = target
+        self._on_push = on_push
+        self._on_connect = on_connect
+        self._session: Session | None = None
+        self._connecting = asyncio.Lock()
+        self._closing = asyncio.Event()
+
+    @property
+    def live(self) -> Session | None:
+        """The session if there is a live one now."""
+        session = self._session
+        return session if session is not None and session.broken is None else None
+
+    async def session(self) -> Session:
+        """The live session, after connecting if need be.
+
+        Raises:
+            OperationalError: not possible now.
+        """
+        if (live := self.live) is not None:
+            return live
+        async with self._connecting:
+            if self._closing.is_set():
+                raise OperationalError(f"{self._target.shown}: closed")
+            if (live := self.live) is None:
+                live = self._session = await self._connect()
+            return live
+
+    async def _connect(self) -> Session:
+        session = await self._target.connect(self._on_push)
+        if self._on_connect is not None:
+            try:
+                await self._on_connect(session)
+            except BaseException:
+                session.abort("setup failed")
+                raise
+        return session
+
+    async def call(self, *command: Any) -> Reply:
+        """One command, tried once."""
+        return await self.once(lambda session: session.call(*command))
+
+    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Reply:
+        """One script, tried once."""
+        return await self.once(lambda session: script.run(session, keys, args))
+
+    async def once(self, action: Callable[[Session], Awaitable[T]]) -> T:
+        """Do this, tried once."""
+        session = await self.session()
+        try:
+            return await action(session)
+        except ConnectionLost as error:
+            session.abort(str(error))  # also a living server that is no master: look for the master next time
+            raise
+
+    async def insist(self, action: Callable[[Session], Awaitable[T]]) -> T:
+        """Do this, which may safely be done twice, however often the connection breaks meanwhile.
+
+        Raises:
+            OperationalError: a living server refused it, or the link was closed.
+        """
+        tries = 0
+        while True:
+            try:
+                session = await self.session()
+            except OperationalError as error:
+                # Also a refused login: it may be put right while we try.
+                if self._closing.is_set():
+                    raise
+                tries = await self._pause(tries, error)
+                continue
+            try:
+                return await action(session)
+            except OperationalError as error:
+                if isinstance(error, ConnectionLost):
+                    session.abort(str(error))
+                if session.broken is None:
+                    raise
+                tries = await self._pause(tries, error)
+
+    async def _pause(self, tries: int, error: OperationalError) -> int:
+        pause = backoff(tries)
+        logger.warning("%s; trying again in %.1f s", error, pause)
+        try:
+            async with asyncio.timeout(pause):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+        return tries + 1
+
+    def close(self) -> None:
+        """Drop the connection; there will be no other."""
+        self._closing.set()
+        if self._session is not None:
+            self._session.abort("closed")

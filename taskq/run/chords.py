@@ -1,0 +1,197 @@
+"""What a chord does when its parts return: its body, or the failure of all that would have come after.
+
+Pure: the store has told which parts there are (`ResultStore.join`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskq import states
+from taskq.canvas.lowering import bare, end_id, frozen, result_tuple
+from taskq.canvas.shapes import at_end, chain, chord, dissolved, group
+from taskq.canvas.signature import Signature, as_signature, as_signatures
+from taskq.errors import ChordError
+from taskq.run.followups import Errbacks, Preparer, after_failure
+from taskq.run.outcome import FollowUps
+from taskq.seams.store import TaskResult
+from taskq.wire.exceptions import decode_exception, encode_exception
+from taskq.wire.request import Request, WireSignature
+
+#: So many members of a header are told with its end: of more, no picture is to be had.
+HEADER = 1000
+
+
+@dataclass(slots=True)
+class Part:
+    """A result that returns to a chord: the chord's body, the part's place, and the result."""
+
+    body: WireSignature
+    index: int | None
+    result: TaskResult
+
+
+@dataclass(slots=True)
+class Completed:
+    """What a completed chord comes to; `errbacks` are those of requests that stand for its body, and its `error`.
+
+    `child` is the body's handle in wire form, for the children of the run that completed it.
+    """
+
+    follow: FollowUps
+    results: list[TaskResult] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    errbacks: list[tuple[Request, Errbacks]] = field(default_factory=list)
+    error: ChordError | None = None
+    child: list[Any] = field(default_factory=list)
+
+
+def parts_of(request: Request, result: TaskResult) -> list[Part]:
+    """The chords that a run's final state returns to: its own, or that of the chain it was a step of."""
+    if request.chord is not None:
+        result.group_id = request.group
+        return [Part(request.chord, request.group_index, result)]
+    if result.state == states.SUCCESS:
+        return []
+    # One failed part of a chord is enough: the first.
+    return [part for step in steps(request.chain) for part in _returns(step, result)][:1]
+
+
+def failed_chain(request: Request, failure: TaskResult) -> list[TaskResult]:
+    """The same failure or revocation for every task of the chain that will not run, so that waiting for it raises."""
+    return [_like(failure, task.options["task_id"]) for task in _named(steps(request.chain))]
+
+
+def steps(links: Sequence[Mapping[str, Any]] | None) -> list[Signature[Any]]:
+    """Steps of a chain in the order in which they would run."""
+    return [as_signature(link) for link in reversed(links or ())]
+
+
+def _like(failure: TaskResult, task_id: str, parent_id: str | None = None) -> TaskResult:
+    return TaskResult(
+        task_id,
+        failure.state,
+        failure.value,
+        failure.traceback,
+        date_done=failure.date_done,
+        parent_id=parent_id or failure.task_id,
+        reply_to=failure.reply_to,
+    )
+
+
+def _named(signatures: Iterable[Signature[Any]]) -> Iterator[Signature[Any]]:
+    """The single tasks in these that have their id, with those of the chains that go on from them."""
+    for signature in signatures:
+        if isinstance(signature, chain | group):
+            yield from _named(signature.tasks)
+        elif isinstance(signature, chord):
+            yield from _named(signature.header.tasks)
+            yield from _named([] if signature.body is None else [signature.body])
+        elif "task_id" in signature.options:
+            yield signature
+        yield from _named(steps(signature.options.get("chain")))
+
+
+def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[Part]:
+    """The chords to which a canvas that will not run would have returned."""
+    options = signature.options
+    if isinstance(signature, chain) and signature.tasks:
+        yield from _returns(at_end(signature.tasks[-1], options), failure)
+    elif isinstance(signature, chord) and signature.body is not None:
+        yield from _returns(at_end(signature.body, options), failure)
+    elif options.get("chord") is not None:
+        result = _like(failure, options.get("task_id", ""))
+        result.group_id = options.get("group_id")
+        yield Part(as_signature(options["chord"]).to_dict(), options.get("group_index"), result)
+    elif isinstance(signature, group):
+        for task in signature.tasks:
+            yield from _returns(task, failure)
+    for step in steps(options.get("chain")):
+        yield from _returns(step, failure)
+
+
+def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskResult]) -> Completed:
+    """A chord whose parts are all there, or one of whose parts failed.
+
+    Raises:
+        Exception: the body cannot be written with these results.
+    """
+    body = as_signature(part.body)
+    failed = next((p for p in parts if p.state != states.SUCCESS), None)
+    if failed is not None:
+        error = ChordError(f"Dependency {failed.task_id} raised {decode_exception(failed.value)!r}")
+        done = failed_body(app, request, part, error)
+        done.child = _child(body, part, parts)
+        return done
+    called = body.merged(([p.value for p in parts],), None, {})
+    messages, _, chords = app.prepare(called, request.reply_to, request)
+    return _once(Completed(FollowUps(messages, dict(chords)), child=_child(body, part, parts)), part)
+
+
+def _child(body: Signature[Any], part: Part, parts: Sequence[TaskResult]) -> list[Any]:
+    """The body as what comes after its header, so that the workflow can be drawn from its results."""
+    known = [[[p.task_id, None], None] for p in parts[:HEADER]]
+    return result_tuple(frozen(body, ""), [[part.result.group_id, None], known])
+
+
+def _once(completed: Completed, part: Part) -> Completed:
+    """The chord ends with this; its messages are named after it, whoever completes it and however often."""
+    group_id = str(part.result.group_id)
+    completed.follow.ended.append(group_id)
+    for index, message in enumerate(completed.follow.messages):
+        message.once = f"chord:{group_id}:{index}"
+    return completed
+
+
+def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) -> Completed:
+    """celery-protocol.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
+    body = as_signature(part.body)
+    failure = TaskResult(
+        end_id(body),
+        states.FAILURE,
+        encode_exception(error),
+        date_done=part.result.date_done,
+        reply_to=request.reply_to,
+    )
+    completed = Completed(FollowUps(), error=error)
+    for stand_in in _broken(body, request):
+        errbacks = after_failure(app, stand_in)
+        completed.follow.add(errbacks.follow)
+        completed.errbacks.append((stand_in, errbacks))
+    tasks = [task.options["task_id"] for task in _named([body])] or [failure.task_id]
+    completed.results = [_like(failure, task_id, part.result.task_id) for task_id in tasks]
+    completed.parts = list(_returns(body, failure))[:1]
+    return _once(completed, part)
+
+
+def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:
+    """What stands for the body in its errbacks' eyes; of a group, every member."""
+    entered = bare(body)
+    if isinstance(entered, group):
+        for member in dissolved(entered):
+            yield from _broken(member, request)
+        return
+    yield Request(
+        id=end_id(body),
+        task=body.task,
+        root_id=request.root_id,
+        parent_id=request.id,
+        reply_to=request.reply_to,
+        errbacks=[link.to_dict() for link in _entry(body)],
+    )
+
+
+def _entry(body: Signature[Any]) -> list[Signature[Any]]:
+    """The errbacks of what would have run first: the body itself, the first step of a chain, a chord's own body."""
+    inner: Sequence[Signature[Any]] = ()
+    entered = bare(body)
+    if isinstance(entered, chain):
+        inner = entered.tasks[:1]
+    elif isinstance(entered, group):
+        inner = entered.tasks
+    elif isinstance(entered, chord) and entered.body is not None:
+        inner = [entered.body]
+    found = as_signatures(body.options.get("link_error"))
+    for signature in inner:
+        found += [link for link in _entry(signature) if link not in found]
+    return found

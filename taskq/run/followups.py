@@ -1,0 +1,133 @@
+"""What follows a run: callbacks, the next step of a chain, errbacks, a retry. Decided here, sent elsewhere."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+from taskq.calls import own_options
+from taskq.canvas.lowering import Prepared, gathered
+from taskq.canvas.shapes import ends_in_group, group
+from taskq.canvas.signature import Signature, as_signature, as_signatures
+from taskq.canvas.stamps import NAMES, Stamping, first
+from taskq.errors import Replaced, Retry
+from taskq.run.outcome import FollowUps
+from taskq.task import Task
+from taskq.wire.request import Request
+
+_LINKS = ("link", "link_error")
+#: Options about a run, not about its place.
+_OF_RUN = ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers")
+
+
+class Preparer(Protocol):
+    """The app, as far as follow-ups know it."""
+
+    def prepare(
+        self, signature: Signature[Any], reply_to: str = "", parent: Request | None = None
+    ) -> Prepared: ...
+
+    def find_task(self, name: str) -> Task[Any, Any, Any] | None: ...
+
+
+def after_success(app: Preparer, request: Request, value: Any) -> FollowUps:
+    """Callbacks, then the next step of the chain (celery-protocol.md 5.4), each with the value as first argument.
+
+    What is sent is noted among the request's children.
+    """
+    follow = FollowUps()
+    for signature in _callbacks(request):
+        follow.add(sent(app, request, signature.merged((value,), None, {})))
+    if request.chain:
+        step = as_signature(request.chain[-1])
+        chain = list(request.chain[:-1])
+        follow.add(sent(app, request, step.merged((value,), None, {"chain": chain})))
+    return follow
+
+
+def _callbacks(request: Request) -> list[Signature[Any]]:
+    """One callback goes alone; of several, the plain ones go as one group, as Celery sends them."""
+    signatures = [as_signature(link) for link in request.callbacks or ()]
+    plain = [signature for signature in signatures if type(signature) is Signature]
+    if len(signatures) < 2 or not plain:
+        return signatures
+    return [*(s for s in signatures if type(s) is not Signature), group(*plain)]
+
+
+def sent(app: Preparer, request: Request, signature: Signature[Any]) -> FollowUps:
+    """Have a signature sent by this run."""
+    messages, result, chords = app.prepare(signature, request.reply_to, request)
+    request.children.append(result.as_tuple())
+    return FollowUps(messages, dict(chords))
+
+
+class Errbacks(NamedTuple):
+    """What is to be done after a failure: messages of the old style, signatures to call here of the new.
+
+    `problem` is why those of the old style could not be written.
+    """
+
+    follow: FollowUps
+    here: list[Signature[Any]]
+    problem: Exception | None = None
+
+
+def after_failure(app: Preparer, request: Request) -> Errbacks:
+    """The errbacks (celery-protocol.md 5.5); those of the old style go as one group."""
+    here: list[Signature[Any]] = []
+    away: list[Signature[Any]] = []
+    for link in request.errbacks or ():
+        signature = as_signature(link)
+        (here if runs_here(app, signature) else away).append(signature)
+    if not away:
+        return Errbacks(FollowUps(), here)
+    try:
+        prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
+    except Exception as problem:  # noqa: BLE001 - whatever keeps them from being sent
+        return Errbacks(FollowUps(), here, problem)
+    return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here)
+
+
+def runs_here(app: Preparer, signature: Signature[Any]) -> bool:
+    """New style: known here, not bound, and taking more than the failed task's id."""
+    task = app.find_task(signature.task)
+    return task is not None and not task.bind and task.arguments.most_positional > 1
+
+
+def retried(app: Preparer, request: Request, retry: Retry, *, queue: str, due: datetime) -> FollowUps:
+    """The task itself again (celery-protocol.md 6.3): same id, one retry more, to the queue it came from."""
+    options = {
+        **own_options(request),
+        "queue": queue,
+        **retry.options,
+        "retries": request.retries + 1,
+        "eta": due,
+    }
+    args: Sequence[Any] = request.args if retry.args_ is None else retry.args_
+    kwargs = request.kwargs if retry.kwargs_ is None else retry.kwargs_
+    again = Signature[Any](request.task, args, kwargs, options)
+    return FollowUps(app.prepare(again, request.reply_to, request).messages)
+
+
+def retry_due(retry: Retry, now: float) -> datetime:
+    """When a retry is due: its time, or so many seconds from now."""
+    if isinstance(retry.when, datetime):
+        return retry.when if retry.when.tzinfo is not None else retry.when.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(now + (retry.when or 0), UTC)
+
+
+def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUps:
+    """Another signature in the task's place (celery-protocol.md 5.7): its id, its callbacks, its chain and chord."""
+    signature = replacement.signature
+    if ends_in_group(signature):
+        signature = gathered(signature)
+    if request.stamps:
+        stamps = {**request.stamps, NAMES: list(request.stamps)}
+        signature = signature.stamped(Stamping(None, first), stamps)
+    signature = signature.link(*as_signatures(request.callbacks)).link_error(*as_signatures(request.errbacks))
+    place = own_options(request)
+    for option in (*_OF_RUN, *_LINKS, NAMES, *request.stamps):
+        place.pop(option, None)  # not about its place, or dealt with above
+    place["replaced_task_nesting"] = request.replaced_task_nesting + 1
+    moved = signature.replaced(options={**signature.options, **place})
+    prepared = app.prepare(moved, request.reply_to, request)
+    return FollowUps(prepared.messages, dict(prepared.chords))

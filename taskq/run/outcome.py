@@ -1,0 +1,48 @@
+"""What a run came to: a decision, not yet an effect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from taskq.seams.store import TaskResult
+from taskq.wire.message import Delivery, Message
+
+
+class Settle(Enum):
+    """How custody of a delivery ends."""
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+    REJECT = "reject"
+    #: It ended before the run: the message was acknowledged early.
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class FollowUps:
+    """What is to be sent after a run: messages, chords to begin before them and chords that have ended with them."""
+
+    messages: list[Message] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
+
+    def add(self, other: "FollowUps") -> None:
+        """Take in another's."""
+        self.messages += other.messages
+        self.begun |= other.begun
+        self.ended += other.ended
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The states to store, then what follows, then how to settle; `reason` goes with a rejection.
+
+    `died`: the run took its process with it, which counts as a death of its message.
+    """
+
+    delivery: Delivery
+    results: Sequence[TaskResult] = ()
+    follow: FollowUps | None = None
+    settle: Settle = Settle.ACK
+    reason: str = ""
+    died: bool = False

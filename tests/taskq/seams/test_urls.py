@@ -1,0 +1,72 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskq.seams.urls import mask, mask_value, split_urls
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:pw@localhost:6379/0", "redis://:**@localhost:6379/0"),
+        ("rediss://u:pw@h/0?ssl_cert_reqs=required", "rediss://u:**@h/0?ssl_cert_reqs=required"),
+        ("amqp://guest:guest@localhost:5672//", "amqp://guest:**@localhost:5672//"),
+        ("amqp://user@localhost//", "amqp://user@localhost//"),
+        ("amqp://u:p@ss/w@rd@h:5672/vh", "amqp://u:**@h:5672/vh"),
+        ("amqp://u:pa?ss@h/vh", "amqp://u:**@h/vh"),
+        (
+            "redis+socket:///run/r.sock?virtual_host=1&password=pw",
+            "redis+socket:///run/r.sock?virtual_host=1&password=**",
+        ),
+        ("redis://h?password=&x=1", "redis://h?password=&x=1"),
+        ("https://h/p?api_key=abc&keyprefix=k", "https://h/p?api_key=**&keyprefix=k"),
+        ("x://h/?via=redis://:pw@h", "x://h/?via=redis://:**@h"),
+        ("sqlite:////var/a:b@c.db", "sqlite:////var/a:b@c.db"),
+        ("sqlite:///.taskq/taskq.db", "sqlite:///.taskq/taskq.db"),
+        ("redis:u:pw@h", "redis:u:**@h"),
+        ("disabled", "disabled"),
+        ("", ""),
+        (
+            "sentinel://:one@h1:26379;sentinel://:two;x@h2:26379",
+            "sentinel://:**@h1:26379;sentinel://:**@h2:26379",
+        ),
+    ],
+)
+def test_secrets_of_urls_are_masked(url: str, shown: str) -> None:
+    assert mask(url) == shown
+
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1)
+
+
+@given(WORD, st.text("CANARY!$*()~:/@+#[]", min_size=8).map(lambda noise: f"CANARY{noise}"), WORD)
+def test_no_password_shows_whatever_it_holds(user: str, password: str, host: str) -> None:
+    assert "CANARY" not in mask(f"amqp://{user}:{password}@{host}:5672/vh")
+
+
+def test_failover_lists_split_at_schemes_only() -> None:
+    assert split_urls(" redis://:a;b@h1;redis://h2 ") == ["redis://:a;b@h1", "redis://h2"]
+    assert split_urls(" ") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("broker_url", ["redis://:pw@a", "redis://b"], ["redis://:**@a", "redis://b"]),
+        ("redis_password", "pw", "**"),
+        ("redis_password", None, None),
+        (
+            "broker_transport_options",
+            {"sentinel_kwargs": {"password": "pw"}, "master_name": "m"},
+            {"sentinel_kwargs": {"password": "**"}, "master_name": "m"},
+        ),
+        ("accept_content", ("json",), ("json",)),
+        ("worker_concurrency", 4, 4),
+        ("task_default_routing_key", "celery", "celery"),
+    ],
+)
+def test_values_are_masked_by_name_and_shape(name: str, value: Any, shown: Any) -> None:
+    assert mask_value(name, value) == shown

@@ -1,0 +1,129 @@
+"""Remote control on the wire, against what was recorded from Celery."""
+
+import json
+from typing import Any
+
+import pytest
+
+from taskq.errors import DecodeError
+from taskq.wire.control import Command, Mailbox, read_command, write_command, write_reply
+from taskq.wire.lamport import LamportClock
+from taskq.wire.message import Message
+from taskq.wire.serializers import get_serializer
+
+JSON = get_serializer("json")
+ACCEPT = ["json"]
+
+
+def message(body: Any, **fields: Any) -> Message:
+    return Message({"clock": 7}, json.dumps(body).encode(), **fields)
+
+
+def test_a_request_is_what_celery_sends() -> None:
+    command = Command("ping", ticket="t", reply_to="oid", clock=1)
+    sent = write_command(command, Mailbox(), JSON, expires=1795340628.45)
+    assert json.loads(sent.body) == {
+        "method": "ping",
+        "arguments": {},
+        "destination": None,
+        "pattern": None,
+        "matcher": None,
+        "ticket": "t",
+        "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "oid"},
+    }
+    assert sent.headers == {"clock": 1, "expires": 1795340628.45}
+    assert (sent.exchange, sent.routing_key, sent.delivery_mode) == ("celery.pidbox", "", 2)
+    assert set(json.loads(write_command(Command("x"), Mailbox(), JSON, expires=0).body)) == {
+        *("method", "arguments", "destination", "pattern", "matcher")
+    }
+
+
+def test_a_reply_is_what_celery_sends() -> None:
+    command = Command("ping", ticket="t", reply_to="oid", reply_exchange="reply.celery.pidbox")
+    reply = write_reply(command, "w@host", {"ok": "pong"}, 3)
+    assert (reply.headers, json.loads(reply.body)) == (
+        {"ticket": "t", "clock": 3},
+        {"w@host": {"ok": "pong"}},
+    )
+    assert (reply.exchange, reply.routing_key, reply.delivery_mode) == ("reply.celery.pidbox", "oid", 1)
+
+
+def test_addresses() -> None:
+    mailbox = Mailbox("proj", ttl=1, expires=2)
+    node, caller = mailbox.node("w@host"), mailbox.caller("oid")
+    assert (node.name, node.exchange.name, node.key) == ("w@host.proj.pidbox", "proj.pidbox", "")
+    assert (caller.name, caller.exchange.name, caller.key) == (
+        "oid.reply.proj.pidbox",
+        "reply.proj.pidbox",
+        "oid",
+    )
+    assert (node.ttl, node.expires, caller.exchange.kind) == (1, 2, "direct")
+
+
+def test_reading_gives_back_what_was_written() -> None:
+    command = Command(
+        "revoke", {"task_id": "x"}, ["w@host"], "w*", "glob", "t", "oid", "reply.celery.pidbox", 5
+    )
+    assert read_command(write_command(command, Mailbox(), JSON, expires=0), ACCEPT) == command
+    assert read_command(message({"method": "ping", "arguments": None, "destination": "w@host"}), ACCEPT) == (
+        Command("ping", {}, ["w@host"], clock=7)
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            [],
+            "x",
+            None,
+            {},
+            {"method": 1},
+            {"method": "x", "arguments": [1]},
+            {"method": "x", "destination": [1]},
+        ),
+        *({"method": "x", "pattern": 1}, {"method": "x", "reply_to": {"routing_key": []}}),
+    ],
+)
+def test_what_is_no_command_is_refused(body: Any) -> None:
+    with pytest.raises(DecodeError):
+        read_command(message(body), ACCEPT)
+
+
+def test_no_pickle() -> None:
+    with pytest.raises(DecodeError, match="refused"):
+        read_command(Message({}, b"x", "application/x-python-serialize"), ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({}, True),
+        ({"destination": ["w@host", "x@host"]}, True),
+        ({"destination": ["x@host"]}, False),
+        ({"destination": ["x@host"], "pattern": "w*", "matcher": "glob"}, False),
+        ({"pattern": "w@*", "matcher": "glob"}, True),
+        ({"pattern": "x@*", "matcher": "glob"}, False),
+        ({"pattern": "w@", "matcher": "pcre"}, True),
+        ({"pattern": "host", "matcher": "pcre"}, False),
+        ({"pattern": "x@*"}, True),
+    ],
+)
+def test_who_is_meant(fields: dict[str, Any], *, meant: bool) -> None:
+    assert Command("ping", **fields).is_for("w@host") is meant
+
+
+@pytest.mark.parametrize(("pattern", "matcher"), [("(", "pcre"), ("x", "sounds-like")])
+def test_patterns_that_cannot_be_read(pattern: str, matcher: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be read|no matcher"):
+        Command("ping", pattern=pattern, matcher=matcher).is_for("w@host")
+
+
+def test_the_clock_is_ahead_of_all_it_has_heard_of() -> None:
+    clock = LamportClock()
+    assert [clock.forward(), clock.forward()] == [1, 2]
+    assert clock.adjust(10) == 11
+    assert clock.adjust(3) == 12
+    for nonsense in (None, "7", True, 2**70, 1e9):
+        assert clock.adjust(nonsense) == 12
+    assert clock.forward() == 13

@@ -1,0 +1,71 @@
+"""What is to become of a delivery: judged at once, without I/O, for every input there is."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from taskq.app import TaskQ
+from taskq.errors import DecodeError, NotRegistered, TaskqError, UntrustedMessage, WorkerLostError
+from taskq.wire.message import Delivery
+from taskq.wire.protocol import decode
+from taskq.wire.request import Request
+from taskq.wire.signing import verify
+from taskq.worker.run.job import Job
+from taskq.worker.run.places import place_of
+
+
+@dataclass(slots=True)
+class Refused:
+    """A message that can never be run: `error` is for the caller, `reason` goes with the dead letter."""
+
+    delivery: Delivery
+    error: TaskqError
+    reason: str
+    request: Request | None = None
+
+    def __post_init__(self) -> None:
+        # Text from a broken message may hold half a surrogate pair, which no log or store can write.
+        self.reason = self.reason.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Admission:
+    """Judges deliveries for one app."""
+
+    def __init__(self, app: TaskQ, now: Callable[[], float]) -> None:
+        self._app = app
+        self._now = now
+        self._accept: Collection[str] = frozenset(app.conf.accept_content)
+
+    def judge(self, delivery: Delivery) -> Job | Refused:
+        """A job that can be run, or why the message never can."""
+        conf = self._app.conf
+        message = delivery.message
+        try:
+            verify(message, conf.security_secrets)
+        except UntrustedMessage as error:
+            return Refused(delivery, error, f"{type(error).__name__}: {error}")
+        if delivery.deaths >= conf.max_deaths:
+            reason = f"{delivery.deaths} workers died while they held it"
+            return Refused(delivery, WorkerLostError(reason), reason, self._readable(delivery))
+        if len(message.body) > conf.max_message_bytes:
+            reason = f"its body has {len(message.body)} bytes, max_message_bytes is {conf.max_message_bytes}"
+            return Refused(delivery, DecodeError(reason), reason)
+        try:
+            request = decode(message, self._accept, max_inflated=conf.max_inflated_bytes)
+        except DecodeError as error:
+            return Refused(delivery, error, f"{type(error).__name__}: {error}")
+        task = self._app.find_task(request.task)
+        if task is None:
+            return Refused(delivery, NotRegistered(request.task), f"no task {request.task!r} here", request)
+        job = Job(delivery, request, task, place_of(request, task, conf))
+        if request.eta is not None:
+            due = request.eta.timestamp()
+            if due > self._now():
+                job.due = due
+        return job
+
+    def _readable(self, delivery: Delivery) -> Request | None:
+        """The request of a message that is refused for another reason: who waits for it is to learn of that."""
+        try:
+            return decode(delivery.message, self._accept, max_inflated=self._app.conf.max_inflated_bytes)
+        except DecodeError:
+            return None

@@ -1,0 +1,70 @@
+"""Revoking what this worker holds: what waits is taken out at once, what runs is ended if that is asked for."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from taskq.clock import now
+from taskq.errors import OperationalError
+from taskq.run.outcome import Outcome
+from taskq.seams.broker import REVOKED_FOR, Broker
+from taskq.worker.intake.custody import Custody
+from taskq.worker.intake.intake import Intake
+from taskq.worker.intake.revocations import Revocations, keys_of
+from taskq.worker.run.job import Job
+from taskq.worker.run.runner import Runner
+from taskq.worker.run.verdict import REVOKED, Verdict
+
+logger = logging.getLogger("taskq.worker")
+
+
+class Revoker:
+    """Revokes by task id or stamp; see `revocations.keys_of`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        custody: Custody,
+        intake: Intake,
+        runner: Runner,
+        verdict: Verdict,
+        *,
+        known: Revocations,
+        put: Callable[[Outcome], None],
+    ) -> None:
+        self._broker = broker
+        self._custody = custody
+        self._intake = intake
+        self._runner = runner
+        self._verdict = verdict
+        self._put = put
+        self.known = known
+
+    async def revoke(self, keys: Sequence[str]) -> None:
+        """What waits here and has one of these keys ends as REVOKED now; later ones, in any worker, when they come."""
+        self.known.add(keys)
+        jobs = self.held(keys)
+        for job in self._intake.withdraw(jobs) | self._runner.withdraw(jobs):
+            self._put(await self._verdict.revoked(job, REVOKED))
+        try:
+            known = await self._broker.revoked(keys)
+            if missing := [key for key in keys if key not in known]:  # else the caller told the broker
+                await self._broker.revoke(missing, now() + REVOKED_FOR)
+                await self._broker.recall(missing)
+        except OperationalError as error:
+            logger.warning("revoked here only, the broker could not be told: %s", error)
+
+    def terminate(self, keys: Sequence[str], signum: int) -> list[Job]:
+        """End those that run; tells which."""
+        jobs = [job for job in self.held(keys) if job in self._runner.running]
+        for job in jobs:
+            self._runner.terminate(job, signum)
+        return jobs
+
+    def everything(self) -> list[Job]:
+        """All jobs here."""
+        return self._custody.jobs()
+
+    def held(self, keys: Sequence[str]) -> list[Job]:
+        """The jobs here that have one of these keys."""
+        wanted = set(keys)
+        return [job for job in self._custody.jobs() if not wanted.isdisjoint(keys_of(job.request))]

@@ -1,0 +1,248 @@
+"""Which jobs run now: at most `concurrency` of them, in the order they became ready."""
+
+import asyncio
+import contextvars
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from taskq import states
+from taskq.errors import OperationalError, TaskRevokedError
+from taskq.run.outcome import Outcome, Settle
+from taskq.run.states import stored_state
+from taskq.seams.broker import Consumer
+from taskq.seams.retry import insist
+from taskq.wire.exceptions import encode_exception
+from taskq.worker.run.executor import Executor
+from taskq.worker.run.job import Job, Place
+from taskq.worker.run.ticks import clock_of
+
+logger = logging.getLogger("taskq.worker")
+
+
+#: A run that is to be ended is told so again after this, in seconds.
+INSIST = 1.0
+
+
+class Runner:
+    """Starts an asyncio task per job, which gives every run a context of its own.
+
+    A job whose message saw a worker die is blamed for the next death before it runs; one that was blamed already
+    runs alone among its kind, so that of those in the hands of a dying worker only the one that kills is blamed
+    again and again, and ends in the dead letters.
+
+    Args:
+        put: where outcomes go.
+        concurrency: how many may run at the same time.
+        slots: how many of them may be in threads and in processes; more wait aside until there is room.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        consumer: Consumer,
+        put: Callable[[Outcome], None],
+        *,
+        concurrency: int,
+        slots: Mapping[Place, int],
+    ) -> None:
+        self._executor = executor
+        self._consumer = consumer
+        self._put = put
+        self._concurrency = concurrency
+        self._free = dict(slots)
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
+        # Each run begins with a copy of this, not of what the run before it has set.
+        self._context = contextvars.copy_context()
+        self._ready: deque[Job] = deque()
+        self._aside: dict[Place, deque[Job]] = {place: deque() for place in slots}
+        self._accused: deque[Job] = deque()
+        self._trial: Job | None = None
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.running: set[Job] = set()
+        #: How many runs of each task have begun.
+        self.started: Counter[str] = Counter()
+
+    def job_of(self, task: "asyncio.Task[Any] | None") -> Job | None:
+        """The job that an asyncio task runs, if it does. From any thread."""
+        if task is None:
+            return None
+        name = task.get_name()  # one with time limits has a task of its own, of this name
+        return next(
+            (
+                j
+                for j in list(self.running)
+                if j.runner is task or f"{j.request.name}[{j.request.id}]" == name
+            ),
+            None,
+        )
+
+    def add(self, job: Job) -> None:
+        """Run a job as soon as there is room."""
+        if self._closed:
+            self._put(Outcome(job.delivery, settle=Settle.REQUEUE))
+            return
+        (self._accused if job.delivery.deaths > 1 else self._ready).append(job)
+        self._fill()
+
+    # --- starting -------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while len(self.running) < self._concurrency and (job := self._next()) is not None:
+            self.running.add(job)
+            self.started[job.request.task] += 1
+            if job.place is not Place.LOOP:
+                self._free[job.place] -= 1
+            job.started = self._clock()
+            job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
+            self._idle.clear()
+
+    def _next(self) -> Job | None:
+        if self._accused and self._trial is None and self._has_room_for(self._accused[0]):
+            self._trial = self._accused.popleft()
+            return self._trial
+        while self._ready:
+            job = self._ready.popleft()
+            if self._has_room_for(job):
+                return job
+            self._aside[job.place].append(job)
+        return None
+
+    def _has_room_for(self, job: Job) -> bool:
+        return job.place is Place.LOOP or self._free[job.place] > 0
+
+    # --- running --------------------------------------------------------------------------------------------
+
+    async def _run(self, job: Job) -> None:
+        try:
+            outcome = await (self._execute_accused(job) if job.delivery.deaths else self._execute(job))
+        except asyncio.CancelledError:  # at an await of ours, before or after the task's own code
+            outcome = _given_back(job)
+        except Exception as error:
+            logger.exception("could not handle the end of %s[%s]", job.request.task, job.request.id)
+            outcome = _broken(job, error)
+        if job in self.running:  # else it was given up
+            self._end(job, outcome)
+
+    async def _execute_accused(self, job: Job) -> Outcome:
+        await self._blame(job, 1)
+        outcome = await self._executor.execute(job)
+        if outcome.settle is Settle.REQUEUE and not outcome.died:
+            await self._blame(job, -1)
+        return outcome
+
+    async def _execute(self, job: Job) -> Outcome:
+        outcome = await self._executor.execute(job)
+        if outcome.died:
+            await self._blame(job, 1)
+        return outcome
+
+    async def _blame(self, job: Job, count: int) -> None:
+        await insist("blame a task", lambda: self._consumer.blame(job.delivery, count), OperationalError)
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self._put(outcome)
+        self.running.discard(job)
+        if job.place is not Place.LOOP:
+            self._free[job.place] += 1
+            if aside := self._aside[job.place]:
+                self._ready.appendleft(aside.popleft())
+        if job is self._trial:
+            self._trial = None
+        self._fill()
+        if not self.running:
+            self._idle.set()
+
+    # --- remote control -------------------------------------------------------------------------------------
+
+    def withdraw(self, jobs: Iterable[Job]) -> set[Job]:
+        """Take out those of these that have not begun."""
+        places = (self._ready, *self._aside.values(), self._accused)
+        found = set(jobs).intersection([job for place in places for job in place])
+        if found:
+            for waiting in places:
+                kept = [job for job in waiting if job not in found]
+                waiting.clear()
+                waiting.extend(kept)
+        return found
+
+    def terminate(self, job: Job, signum: int) -> None:
+        """End a run as revoked. It is told so again each second, until it ends."""
+        if job.over or job.terminated is not None:
+            return
+        job.terminated = signum
+        self._interrupt(job, 1)
+
+    def _interrupt(self, job: Job, turn: int) -> None:
+        if job.over:
+            return
+        if job.interruptible and job.runner is not None:
+            if job.outside is None:
+                job.runner.cancel()
+            elif turn == 1:
+                job.outside.interrupt(TaskRevokedError)
+            else:
+                logger.warning("%s[%s] goes on: left behind", job.request.task, job.request.id)
+                job.outside.abandon()
+                return
+        self._loop.call_later(INSIST, self._interrupt, job, turn + 1)
+
+    @property
+    def concurrency(self) -> int:
+        """How many may run at the same time."""
+        return self._concurrency
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a job waits for no more than one of these."""
+        return bool(self._ready) and len(self.running) >= self._concurrency
+
+    def resize(self, concurrency: int) -> None:
+        """So many may run from now on; those that run go on."""
+        self._concurrency = concurrency
+        self._fill()
+
+    # --- stopping -------------------------------------------------------------------------------------------
+
+    def close(self) -> int:
+        """Start no more: what was ready is given back at once. Tells how many run on."""
+        self._closed = True
+        for waiting in (*self._aside.values(), self._ready, self._accused):
+            while waiting:
+                self._put(Outcome(waiting.popleft().delivery, settle=Settle.REQUEUE))
+        return len(self.running)
+
+    async def wait(self) -> None:
+        """Wait until nothing runs."""
+        await self._idle.wait()
+
+    def cancel(self) -> None:
+        """End what still runs and give it back."""
+        for job in list(self.running):
+            job.handed_back = True
+            if job.runner is not None:
+                job.runner.cancel()
+
+    def give_up(self) -> None:
+        """Give back what does not end: its coroutine swallows its cancellation."""
+        for job in list(self.running):
+            logger.error("%s[%s] does not end when cancelled, given back", job.request.task, job.request.id)
+            self._end(job, _given_back(job))
+
+
+def _given_back(job: Job) -> Outcome:
+    return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+
+
+def _broken(job: Job, error: Exception) -> Outcome:
+    """A run whose end we could not handle: a poisoned message or a bug. Tried again it would fail again."""
+    return Outcome(
+        job.delivery,
+        [stored_state(job, states.FAILURE, encode_exception(error))],
+        settle=Settle.DONE if job.acknowledged else Settle.REJECT,
+        reason=f"its end could not be handled: {error!r}",
+    )
