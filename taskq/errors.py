@@ -135,11 +135,11 @@ class ResultTimeout(TaskError, TimeoutError):
     """The result was not there within the timeout of `get`."""
 
 
-class Control(TaskqError):
+class TaskPredicate(TaskqError):
     """Raised by a task to say how it ends; never reaches a caller."""
 
 
-class Retry(Control):
+class Retry(TaskPredicate):
     """The task is to be run again: raised by `self.retry()`.
 
     `exc` is why, `when` the time it is due, or the seconds until then.
@@ -161,7 +161,7 @@ class Retry(Control):
         return super().__str__() or f"Retry {when}" + (f": {self.exc!r}" if self.exc is not None else "")
 
 
-class Ignore(Control):
+class Ignore(TaskPredicate):
     """The task is done and no state is stored."""
 
 
@@ -173,7 +173,7 @@ class Replaced(Ignore):
         self.signature = signature
 
 
-class Reject(Control):
+class Reject(TaskPredicate):
     """The message is refused: to the dead letters, or back to its queue with `requeue=True`."""
 
     def __init__(self, reason: Any = "", requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature

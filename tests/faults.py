@@ -54,7 +54,7 @@ class FaultyBroker(MemoryBroker):
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> MemoryConsumer:
         consumer = await super().consume(queues, prefetch=prefetch)
-        for verb in ("receive", "settle", "park", "blame", "resize", "close"):
+        for verb in ("receive", "settle", "park", "strike", "resize", "close"):
             setattr(consumer, verb, faulty(self._url, verb, getattr(consumer, verb)))
         return consumer
 

@@ -102,7 +102,7 @@ class Worker:
         self.clean = True
         self._stopping = asyncio.Event()
         self._cancelling = asyncio.Event()
-        self._parts: _Parts | None = None
+        self._parts: _Wiring | None = None
 
     @property
     def running(self) -> Collection[Job]:
@@ -128,13 +128,13 @@ class Worker:
             broker, store = await connection.open_broker(), await connection.open_store()
             slots = Slots.of(self.concurrency, self.app.conf, broker.features)
             consumer = await broker.consume(self.queues, prefetch=slots.prefetch)
-            self._parts = _Parts(self, broker, store, consumer)
+            self._parts = _Wiring(self, broker, store, consumer)
             await self._work(self._parts)
         finally:
             await self.app.close()
             await signals.worker_shutdown.send(self)
 
-    async def _work(self, parts: "_Parts") -> None:
+    async def _work(self, parts: "_Wiring") -> None:
         await parts.remote.open()
         intake = asyncio.create_task(parts.intake.run(), name="taskq-intake")
         completer = asyncio.create_task(parts.completer.run(), name="taskq-completer")
@@ -171,7 +171,7 @@ class Worker:
                 raise error
 
     async def _drain(
-        self, parts: "_Parts", intake: "asyncio.Task[None]", completer: "asyncio.Task[None]"
+        self, parts: "_Wiring", intake: "asyncio.Task[None]", completer: "asyncio.Task[None]"
     ) -> None:
         """Take no more, give back what has not begun, let the rest finish within the grace period."""
         await signals.worker_shutting_down.send(self)
@@ -227,7 +227,7 @@ class Worker:
         return doing.done()
 
 
-class _Parts:
+class _Wiring:
     """The parts of a running worker, wired."""
 
     def __init__(self, worker: Worker, broker: Broker, store: ResultStore, consumer: Consumer) -> None:

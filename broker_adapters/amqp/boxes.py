@@ -16,8 +16,8 @@ import aiormq
 
 from taskq.broker_adapters.amqp.browse import CLASSIC
 from taskq.broker_adapters.amqp.channel import DataChannel
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
-from taskq.broker_adapters.amqp.sender import Sender, open_data_channel
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
+from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
 from taskq.broker_adapters.amqp.topology import Raw, Topology
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, Unroutable
 from taskq.wire.message import Message
@@ -38,7 +38,7 @@ _TRIES: Final = 10
 class Held:
     """One box in our hands."""
 
-    def __init__(self, box: str, link: Link) -> None:
+    def __init__(self, box: str, link: AmqpLink) -> None:
         self._box = box
         self._link = link
         self._arrived: asyncio.Queue[Message | ConnectionLost | None] = asyncio.Queue()
@@ -111,7 +111,9 @@ class Held:
 class AmqpBoxes:
     """The boxes of one broker."""
 
-    def __init__(self, sender: Sender, consuming: Link, connect: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, sender: AmqpSender, consuming: AmqpLink, connect: Callable[[], Awaitable[None]]
+    ) -> None:
         self._sender = sender
         self._consuming = consuming
         self._connect = connect

@@ -18,10 +18,10 @@ import aiormq
 from taskq.broker_adapters.amqp.boxes import AmqpBoxes
 from taskq.broker_adapters.amqp.browse import Browser, SharedLog
 from taskq.broker_adapters.amqp.bus import AmqpBus
-from taskq.broker_adapters.amqp.consumer import AmqpConsumer, Parts
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
-from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, Names, Revocations
-from taskq.broker_adapters.amqp.sender import Sender
+from taskq.broker_adapters.amqp.consumer import AmqpConsumer, ConsumerShared
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
+from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, RecordNames, RevokedRecords
+from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.broker_adapters.amqp.topology import Topology
 from taskq.seams.broker import BrokerConfig, Features, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
@@ -33,16 +33,16 @@ class AmqpBroker:
     features: ClassVar[Features] = Features(delays=True, celery=True)
 
     def __init__(self, config: BrokerConfig) -> None:
-        names = Names(config)
+        names = RecordNames(config)
 
         def queue(name: str) -> Queue:
             return names.declarations.get(name) or config.queue(name)
 
         ours = replace(config, queue=queue)
-        self._publishing, self._consuming = Link(ours, "publish"), Link(ours, "consume")
+        self._publishing, self._consuming = AmqpLink(ours, "publish"), AmqpLink(ours, "consume")
         self._consuming_open = False
         self._lock = asyncio.Lock()
-        self._sender = Sender(self._publishing)
+        self._sender = AmqpSender(self._publishing)
         self._topology = Topology(self._consuming)
         self._browser = browser = Browser(self._consuming, self._topology)
 
@@ -50,7 +50,7 @@ class AmqpBroker:
             return SharedLog(self._consuming, self._sender, browser, name)
 
         self._deaths = Deaths(log(names.deaths))
-        self._revocations = Revocations(log(names.revoked))
+        self._revocations = RevokedRecords(log(names.revoked))
         self._letters = DeadLetters(names.dead, self._sender, browser)
         self._consumers: list[AmqpConsumer] = []
         self.boxes = AmqpBoxes(self._sender, self._consuming, self._connect_consuming)
@@ -72,7 +72,7 @@ class AmqpBroker:
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> AmqpConsumer:
         await self._connect_consuming()
-        parts = Parts(self._consuming, self._sender, self._topology, self._deaths, self._letters)
+        parts = ConsumerShared(self._consuming, self._sender, self._topology, self._deaths, self._letters)
         consumer = AmqpConsumer(parts, queues, prefetch)
         await consumer.start()
         self._consumers = [known for known in self._consumers if not known.closed]
@@ -106,7 +106,7 @@ class AmqpBroker:
             raise self._publishing.error(error) from error
         return purged.message_count or 0
 
-    async def hasten(self, queue: str) -> None:
+    async def promote(self, queue: str) -> None:
         """Nothing: those in the delays are not known by queue, and arrive in time."""
 
     async def recall(self, task_ids: Sequence[str]) -> None:
@@ -126,9 +126,9 @@ class AmqpBroker:
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         await self._letters.bury(letters)
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         await self._connect_consuming()
-        return await self._letters.exhume(ids)
+        return await self._letters.revive(ids)
 
     async def _connect_consuming(self) -> None:
         if self._consuming_open:

@@ -11,9 +11,9 @@ from typing import Any
 import aiormq
 from aiormq.abc import DeliveredMessage
 
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
 from taskq.broker_adapters.amqp.plain import message_of
-from taskq.broker_adapters.amqp.sender import Sender
+from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.broker_adapters.amqp.topology import Raw, Topology
 from taskq.errors import DecodeError, OperationalError
 from taskq.wire.message import Message
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 class Browser:
     """Reads whole queues. While one process reads, the others wait: what it has before it they could not see."""
 
-    def __init__(self, link: Link, topology: Topology) -> None:
+    def __init__(self, link: AmqpLink, topology: Topology) -> None:
         self.topology = topology
         self._link = link
         self._lock = asyncio.Lock()
@@ -109,7 +109,7 @@ class SharedLog:
     there. A process sees its own records at once, those of others within milliseconds.
     """
 
-    def __init__(self, link: Link, sender: Sender, browser: Browser, name: str) -> None:
+    def __init__(self, link: AmqpLink, sender: AmqpSender, browser: Browser, name: str) -> None:
         self._link, self._sender, self._browser = link, sender, browser
         self._name = name
         self._apply: Callable[[Record], None] = _ignore

@@ -13,7 +13,7 @@ import aiormq
 from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp.browse import CLASSIC
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link, ended
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, ended
 from taskq.broker_adapters.amqp.plain import Properties, message_of
 from taskq.broker_adapters.amqp.topology import Raw
 from taskq.errors import OperationalError
@@ -29,7 +29,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 class AmqpListener(Arrivals):
     """See `taskq.seams.bus.Listener`."""
 
-    def __init__(self, link: Link, inbox: Inbox) -> None:
+    def __init__(self, link: AmqpLink, inbox: Inbox) -> None:
         super().__init__()
         self._link = link
         self._inbox = inbox
@@ -114,7 +114,9 @@ async def declare(raw: Raw, exchange: Exchange) -> None:
 class AmqpBus:
     """See `taskq.seams.bus.Bus`: announces over one link, listens over the other once `connect` has opened it."""
 
-    def __init__(self, sending: Link, receiving: Link, connect: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, sending: AmqpLink, receiving: AmqpLink, connect: Callable[[], Awaitable[None]]
+    ) -> None:
         self._sending = sending
         self._receiving = receiving
         self._connect = connect

@@ -13,7 +13,7 @@ import aio_pika
 import aiormq
 from aiormq.abc import DeliveredMessage
 
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
 from taskq.errors import BrokerFull, OperationalError, Unroutable
 from taskq.wire.message import Message
 
@@ -32,7 +32,9 @@ class Deliver(Protocol):
 class DataChannel:
     """What both kinds share."""
 
-    def __init__(self, link: Link, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None) -> None:
+    def __init__(
+        self, link: AmqpLink, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None
+    ) -> None:
         self.link = link
         self.tap = link.tap
         self.closed = False
@@ -127,7 +129,7 @@ class DataChannel:
         raise NotImplementedError
 
 
-def unroutable(link: Link, message: Message, reason: str) -> Unroutable:
+def unroutable(link: AmqpLink, message: Message, reason: str) -> Unroutable:
     """The error for a message that came back."""
     return Unroutable(
         f"{link.shown} has no queue for exchange {message.exchange!r} and routing key {message.routing_key!r} "
@@ -135,12 +137,12 @@ def unroutable(link: Link, message: Message, reason: str) -> Unroutable:
     )
 
 
-def refused(link: Link) -> BrokerFull:
+def refused(link: AmqpLink) -> BrokerFull:
     """The error for a message the broker answered with basic.nack."""
     return BrokerFull(f"{link.shown} refused the message: its queue is full, or has lost its nodes")
 
 
-def unconfirmed(link: Link) -> OperationalError:
+def unconfirmed(link: AmqpLink) -> OperationalError:
     """The error for a message nothing was heard of."""
     if link.tap.blocked:
         return link.full(maybe_accepted=True)

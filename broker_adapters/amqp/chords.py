@@ -42,7 +42,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 _REMEMBERED: Final = 10_000
 
 
-class Log:
+class BoxLog:
     """What the messages of a box come to, added in their order."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def name_of(part: Message) -> str:
     return f"{part.headers['task']}:{part.headers.get('place')}"
 
 
-class Chord:
+class BoxedChord:
     """What this process knows of one chord."""
 
     def __init__(self, boxes: Boxes, box: str) -> None:
@@ -113,7 +113,7 @@ class Chord:
         """Add to the log; False: the chord has ended."""
         return await self._boxes.put(self.box, messages, make=make)
 
-    async def join(self, record: Message) -> Log | None:
+    async def join(self, record: Message) -> BoxLog | None:
         """Add a part; the log, if that completes it: it is claimed then."""
         failed = record.headers["state"] != SUCCESS
         # Whoever sees the failure sees the hint.
@@ -141,7 +141,7 @@ class Chord:
         if self._releasing is not None:
             await self._releasing
 
-    async def _completed(self, record: Message, *, failed: bool) -> Log | None:
+    async def _completed(self, record: Message, *, failed: bool) -> BoxLog | None:
         name, pause = name_of(record), _FIRST_PAUSE
         while self._completer in {None, name} and (seen := await self._boxes.look(self.box)) is not None:
             count, held = seen
@@ -172,7 +172,7 @@ class Chord:
         self._need = second.headers["size"] + _HINTS if counts else 0
         return True
 
-    async def _read(self, hold: Hold, record: Message, count: int) -> Log | None:
+    async def _read(self, hold: Hold, record: Message, count: int) -> BoxLog | None:
         """The log, if this record completes it; there are so many messages, ours among them."""
         completes = False
         try:
@@ -209,7 +209,7 @@ class Chords:
         self._boxes = boxes
         self._serializer = serializer
         self._space = space
-        self._known: dict[str, Chord] = {}
+        self._known: dict[str, BoxedChord] = {}
 
     async def close(self) -> None:
         """Give back what is claimed."""
@@ -239,9 +239,9 @@ class Chords:
                 await chord.end()
                 self._known.pop(chord.box, None)
 
-    def _chord(self, group_id: str) -> Chord:
+    def _chord(self, group_id: str) -> BoxedChord:
         box = f"{self._space}.chord.{group_id}"
-        chord = self._known.pop(box) if box in self._known else Chord(self._boxes, box)
+        chord = self._known.pop(box) if box in self._known else BoxedChord(self._boxes, box)
         self._known[box] = chord  # last, so that the first is the one that was used least lately
         if len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -263,16 +263,16 @@ def _message(kind: str, **headers: Any) -> Message:
     return Message({_KIND: kind, **headers}, b"", correlation_id=uuid4().hex, priority=_URGENCY.get(kind, 0))
 
 
-async def read_log(hold: Hold, record: Message, count: int) -> Log:
+async def read_log(hold: Hold, record: Message, count: int) -> BoxLog:
     """Read so many messages and this record, or less where less will do.
 
     Nothing, if the chord has not begun: who returns after the beginning will see this record. Nor if it has ended.
     """
-    log, ours = Log(), False
+    log, ours = BoxLog(), False
     while not ours or (log.messages < count and log.completer is None):
         message = await hold.next()
         if message is None or (not log.messages and kind_of(message) != _BEGINNING):
-            return Log()
+            return BoxLog()
         log.add(message)
         ours = ours or message.correlation_id == record.correlation_id
     return log

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from taskq.broker_adapters.amqp.channel import DataChannel
 from taskq.broker_adapters.amqp.holds import Holds
-from taskq.broker_adapters.amqp.link import Link, ended
+from taskq.broker_adapters.amqp.link import AmqpLink, ended
 from taskq.broker_adapters.amqp.marks import came_back, is_delayed, undelay
 from taskq.broker_adapters.amqp.records import DeadLetters, Deaths
-from taskq.broker_adapters.amqp.sender import Sender, open_data_channel
-from taskq.broker_adapters.amqp.session import Session
+from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
+from taskq.broker_adapters.amqp.session import HeldSession
 from taskq.broker_adapters.amqp.topology import Topology
-from taskq.broker_adapters.amqp.waiting import Waiting
+from taskq.broker_adapters.amqp.waiting import Pushed
 from taskq.broker_adapters.amqp.window import Subscription, Window
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
@@ -27,11 +27,11 @@ log = logging.getLogger("taskq.amqp")
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 
-class Parts(NamedTuple):
+class ConsumerShared(NamedTuple):
     """What a consumer shares with its broker; `link` and `topology` are for consuming."""
 
-    link: Link
-    sender: Sender
+    link: AmqpLink
+    sender: AmqpSender
     topology: Topology
     deaths: Deaths
     dead: DeadLetters
@@ -40,16 +40,16 @@ class Parts(NamedTuple):
 class AmqpConsumer:
     """Receives from some queues; see `taskq.seams.broker.Consumer`."""
 
-    def __init__(self, parts: Parts, queues: Sequence[str], prefetch: int) -> None:
+    def __init__(self, parts: ConsumerShared, queues: Sequence[str], prefetch: int) -> None:
         link = self._link = parts.link
         self._sender, self._topology = parts.sender, parts.topology
         self._deaths, self._dead = parts.deaths, parts.dead
         self._window = Window(prefetch, link.config.held_bytes)
         self._subscription = Subscription(link.config.name, queues, prefetch)
-        self._session = Session()
-        self._waiting = Waiting()
+        self._session = HeldSession()
+        self._waiting = Pushed()
         self._unbalanced = asyncio.Event()
-        self._blamed: set[Delivery] = set()
+        self._struck: set[Delivery] = set()
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self._closed = False
@@ -110,12 +110,12 @@ class AmqpConsumer:
             await self._holds.give_back(requeue)
         await self._settled(session)
 
-    async def blame(self, delivery: Delivery, count: int = 1) -> None:
-        await self._deaths.blame(delivery, count)
+    async def strike(self, delivery: Delivery, count: int = 1) -> None:
+        await self._deaths.strike(delivery, count)
         if count > 0:
-            self._blamed.add(delivery)
+            self._struck.add(delivery)
         else:
-            self._blamed.discard(delivery)
+            self._struck.discard(delivery)
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         session = self._session
@@ -135,11 +135,11 @@ class AmqpConsumer:
         if failures:
             raise PublishErrors(failures)
 
-    async def turn_to(self, queues: Sequence[str]) -> None:
+    async def subscribe(self, queues: Sequence[str]) -> None:
         for queue in dict.fromkeys(queues):
             if queue not in self._subscription.queues:
                 await self._declare(queue)
-        await self._subscription.turn_to(self._channel, list(dict.fromkeys(queues)))
+        await self._subscription.subscribe(self._channel, list(dict.fromkeys(queues)))
         await self._give_back_unwanted()
 
     async def resize(self, prefetch: int) -> None:
@@ -181,7 +181,7 @@ class AmqpConsumer:
 
     # -- what arrives
 
-    def _arrived(self, session: Session, queue_tag: str, delivery: Delivery) -> None:
+    def _arrived(self, session: HeldSession, queue_tag: str, delivery: Delivery) -> None:
         if session is not self._session:
             return
         message = delivery.message
@@ -276,7 +276,7 @@ class AmqpConsumer:
     def _alive(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """Those of these that would look as if we had died, or were blamed for it."""
         unknown = self._waiting.unjudged()
-        return [d for d in deliveries if d in self._blamed or (not d.deaths and d not in unknown)]
+        return [d for d in deliveries if d in self._struck or (not d.deaths and d not in unknown)]
 
     async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
         """Write down that these come back while their holder lives."""
@@ -285,9 +285,9 @@ class AmqpConsumer:
         except OperationalError as error:
             log.warning("messages given back will count as deaths: %s", error)
 
-    async def _settled(self, session: Session) -> None:
-        if self._blamed:
-            self._blamed = {delivery for delivery in self._blamed if self._owns(delivery)}
+    async def _settled(self, session: HeldSession) -> None:
+        if self._struck:
+            self._struck = {delivery for delivery in self._struck if self._owns(delivery)}
         if self._window.size < self._window.most:
             self._unbalanced.set()
         if session.channel is not None and not session.channel.closed:
@@ -320,7 +320,7 @@ class AmqpConsumer:
     async def _attach(self) -> None:
         for queue in self._subscription.queues:
             await self._declare(queue)
-        session = Session()
+        session = HeldSession()
 
         def deliver(queue_tag: str, tag: int, redelivered: bool, message: Message) -> None:  # noqa: FBT001 - the protocol's own flag
             self._arrived(session, queue_tag, Delivery(message, "", tag, redelivered))
@@ -363,7 +363,7 @@ class AmqpConsumer:
     async def _forget_held(self) -> None:
         """The channel is gone: what it brought belongs to the broker again, though nobody died."""
         lost = self._alive(self._session.held.values())
-        self._session = Session()
+        self._session = HeldSession()
         self._waiting.clear()
-        self._blamed = {delivery for delivery in self._blamed if delivery in self._holds}
+        self._struck = {delivery for delivery in self._struck if delivery in self._holds}
         await self._take_off(lost)

@@ -18,8 +18,8 @@ import aiormq
 
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS
 from taskq.broker_adapters.amqp.marks import PREFIX
-from taskq.broker_adapters.amqp.sender import Sender
-from taskq.broker_adapters.amqp.session import Session
+from taskq.broker_adapters.amqp.sender import AmqpSender
+from taskq.broker_adapters.amqp.session import HeldSession
 from taskq.errors import EncodeError, OperationalError
 from taskq.wire.message import Delivery
 
@@ -35,7 +35,7 @@ _LEFT = 3600.0
 class Holds:
     """The deliveries of one consumer that are held by copies: delivery -> the queue of its copy."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: AmqpSender) -> None:
         self._sender = sender
         self._queues: dict[Delivery, str] = {}
         self._stopping = asyncio.Event()
@@ -46,9 +46,9 @@ class Holds:
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    async def watch(self, session: Callable[[], Session]) -> None:
+    async def watch(self, session: Callable[[], HeldSession]) -> None:
         """Move what is held for long, and keep what was moved; until `stop`."""
-        marks: deque[tuple[float, Session, int]] = deque()
+        marks: deque[tuple[float, HeldSession, int]] = deque()
         while not await self._stopped():
             now, present = monotonic(), session()
             marks.append((now, present, next(reversed(present.held), 0)))
@@ -73,7 +73,7 @@ class Holds:
             return False
         return True
 
-    async def _take_until(self, session: Session, last: int) -> None:
+    async def _take_until(self, session: HeldSession, last: int) -> None:
         for delivery in [delivery for tag, delivery in session.held.items() if tag <= last]:
             try:
                 queue = await self._copy(delivery)

@@ -30,7 +30,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 DRIVER_ERRORS = (aiormq.exceptions.AMQPError, OSError, RuntimeError, asyncio.TimeoutError)
 
 
-class _Connection(aio_pika.Connection):
+class _DriverConnection(aio_pika.Connection):
     """aio-pika's connection, with aiormq's `transport_factory` let through."""
 
     PARAMETERS = (
@@ -39,7 +39,7 @@ class _Connection(aio_pika.Connection):
     )
 
 
-class Link:
+class AmqpLink:
     """A connection by name; `ready` gives the present one. One event loop."""
 
     def __init__(self, config: BrokerConfig, purpose: str) -> None:
@@ -163,7 +163,7 @@ class Link:
         self._turn += 1
         heartbeat = self.config.heartbeat
         tap = Tap(heartbeat)
-        connection = _Connection(
+        connection = _DriverConnection(
             url.update_query(heartbeat=int(heartbeat)),
             ssl_context=_tls(self.config.ssl) if url.scheme == "amqps" else None,
             client_properties={"connection_name": self._name, "product": "taskq"},

@@ -18,7 +18,7 @@ from taskq.broker_adapters.amqp.channel import (
     unroutable,
 )
 from taskq.broker_adapters.amqp.codec import FRAME_MAX, write_properties
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
 from taskq.broker_adapters.amqp.tables import short_string
 from taskq.errors import ConnectionLost, OperationalError
 from taskq.wire.message import Message
@@ -61,7 +61,9 @@ def message_of(delivered: DeliveredMessage, exchange: str, routing_key: str) -> 
 class PlainChannel(DataChannel):
     """Everything by the driver."""
 
-    def __init__(self, link: Link, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None) -> None:
+    def __init__(
+        self, link: AmqpLink, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None
+    ) -> None:
         super().__init__(link, channel, deliver)
         self._settled: list[
             tuple[int, bool | None]

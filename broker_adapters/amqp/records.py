@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from taskq.broker_adapters.amqp.browse import Browser, Record, SharedLog
-from taskq.broker_adapters.amqp.sender import Sender
+from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.errors import EncodeError, OperationalError
 from taskq.seams.broker import BrokerConfig, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
@@ -25,7 +25,7 @@ _EXCHANGE, _KEY, _RAW = "x-taskq-exchange", "x-taskq-key", "x-taskq-raw"
 _EXCHANGE_OF_DEAD = "x-dead-letter-exchange"
 
 
-class Names:
+class RecordNames:
     """The names of our own queues; `broker_transport_options["namespace"]` tells several apps of a vhost apart."""
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -44,7 +44,7 @@ class Names:
         }
 
 
-class Revocations:
+class RevokedRecords:
     """Revoked ids and until when."""
 
     def __init__(self, log: SharedLog) -> None:
@@ -94,8 +94,8 @@ class Deaths:
         """The deaths of one that was delivered before: as `Delivery.deaths`."""
         return max(0, 1 + self._counts.get(_key(delivery), 0))
 
-    async def blame(self, delivery: Delivery, count: int) -> None:
-        """As `Consumer.blame`."""
+    async def strike(self, delivery: Delivery, count: int) -> None:
+        """As `Consumer.strike`."""
         await self._write([delivery], count)
 
     async def given_back(self, deliveries: Iterable[Delivery]) -> None:
@@ -120,7 +120,7 @@ class Deaths:
 class DeadLetters:
     """Messages that could not be run, in a queue of their own."""
 
-    def __init__(self, queue: str, sender: Sender, browser: Browser) -> None:
+    def __init__(self, queue: str, sender: AmqpSender, browser: Browser) -> None:
         self._queue, self._sender, self._browser = queue, sender, browser
         self._declared = sender.link.config.queue
 
@@ -173,8 +173,8 @@ class DeadLetters:
         found = await self._browser.read(self._queue)
         return [_letter(message) for message in reversed(found[-limit:] if limit > 0 else [])]
 
-    async def exhume(self, ids: Sequence[str]) -> list[DeadLetter]:
-        """As `Broker.exhume`."""
+    async def revive(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """As `Broker.revive`."""
         wanted = set(ids)
         if not wanted:
             return []

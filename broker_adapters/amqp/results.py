@@ -37,7 +37,7 @@ class _WithBoxes(Protocol):
     boxes: Boxes
 
 
-class _Watcher:
+class _ReplyWatcher:
     """What one `watch` has still to give out."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class RpcStore:
         self._starting = asyncio.Lock()
         #: With the time of the last, oldest first; those before the last are for the first who watches.
         self._received: dict[str, tuple[float, list[TaskResult]]] = {}
-        self._watchers: dict[str, list[_Watcher]] = {}
+        self._watchers: dict[str, list[_ReplyWatcher]] = {}
 
     async def open(self) -> None:
         try:
@@ -128,7 +128,7 @@ class RpcStore:
         return [self._present(task_id) for task_id in task_ids]
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
-        watcher = _Watcher()
+        watcher = _ReplyWatcher()
         for known in self._take_unseen(task_id):
             watcher.tell(known)
         self._watchers.setdefault(task_id, []).append(watcher)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from taskq.broker_adapters.amqp.channel import DataChannel, Deliver, Failures
 from taskq.broker_adapters.amqp.delay import delayed_key, entry
-from taskq.broker_adapters.amqp.link import Link
+from taskq.broker_adapters.amqp.link import AmqpLink
 from taskq.broker_adapters.amqp.marks import DUE_HEADER
 from taskq.broker_adapters.amqp.plain import PlainChannel
 from taskq.broker_adapters.amqp.tables import short_string
@@ -24,7 +24,7 @@ _TOO_LARGE = re.compile(r"message size \d+ (?:is )?larger than (?:configured )?m
 NEAR = 2.0
 
 
-async def open_data_channel(link: Link, *, confirms: bool, deliver: Deliver | None = None) -> DataChannel:
+async def open_data_channel(link: AmqpLink, *, confirms: bool, deliver: Deliver | None = None) -> DataChannel:
     """A channel for messages: with our own codec, unless `broker_transport_options["codec"]` is False."""
     kind = TappedChannel if link.config.options.get("codec", True) else PlainChannel
     channel = kind(link, await link.channel(confirms=confirms), deliver)
@@ -32,10 +32,10 @@ async def open_data_channel(link: Link, *, confirms: bool, deliver: Deliver | No
     return channel
 
 
-class Sender:
+class AmqpSender:
     """Sends messages over a link."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: AmqpLink) -> None:
         self.link = link
         self.topology = Topology(link)
         self._channel: DataChannel | None = None

@@ -6,7 +6,7 @@ from taskq.broker_adapters.amqp.channel import DataChannel
 from taskq.wire.message import Delivery
 
 
-class Session:
+class HeldSession:
     """One channel and what is unsettled on it; gone with the channel, for the broker gives all of it back."""
 
     def __init__(self) -> None:

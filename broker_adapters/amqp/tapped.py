@@ -24,7 +24,7 @@ from taskq.broker_adapters.amqp.codec import (
     write_publish,
     write_requeue,
 )
-from taskq.broker_adapters.amqp.link import Link
+from taskq.broker_adapters.amqp.link import AmqpLink
 from taskq.errors import ConnectionLost, OperationalError
 from taskq.wire.message import Message
 
@@ -51,7 +51,9 @@ class _Batch:
 class TappedChannel(DataChannel):
     """Data frames by our own codec."""
 
-    def __init__(self, link: Link, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None) -> None:
+    def __init__(
+        self, link: AmqpLink, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None
+    ) -> None:
         super().__init__(link, channel, deliver)
         self._number = 0
         self._reader: ChannelReader | None = None

@@ -9,7 +9,7 @@ import aio_pika
 import aiormq
 
 from taskq.broker_adapters.amqp.delay import DELIVERY, arrival_key, celery_arrival_key, levels
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, Link
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
 from taskq.errors import Unroutable
 from taskq.seams.broker import Queue
 
@@ -22,7 +22,7 @@ Raw = aiormq.abc.AbstractChannel
 class Topology:
     """What was declared over one link; forgotten when the connection changes."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: AmqpLink) -> None:
         self._link = link
         self._config = link.config
         self._tap = link.tap

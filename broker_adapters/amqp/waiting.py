@@ -14,7 +14,7 @@ from taskq.wire.message import Delivery
 _COUNT, _WORN = "x-delivery-count", 10
 
 
-class Waiting:
+class Pushed:
     """Deliveries by what is to be done with them first."""
 
     def __init__(self) -> None:

@@ -72,7 +72,7 @@ class Subscription:
         async with self._changing:
             await self._consume(channel, self.tags)
 
-    async def turn_to(self, channel: DataChannel | None, queues: Sequence[str]) -> None:
+    async def subscribe(self, channel: DataChannel | None, queues: Sequence[str]) -> None:
         """Consume from these alone; without a channel, on the one that comes."""
         async with self._changing:
             old = self.tags

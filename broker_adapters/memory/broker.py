@@ -14,8 +14,8 @@ from itertools import count
 from typing import ClassVar
 
 from taskq.broker_adapters.memory.bus import MemoryBus
-from taskq.broker_adapters.memory.line import Entry, Line, Tag
-from taskq.broker_adapters.memory.once import Names
+from taskq.broker_adapters.memory.line import Line, Tag, Waiter
+from taskq.broker_adapters.memory.once import OnceNames
 from taskq.clock import now
 from taskq.errors import DecodeError
 from taskq.seams.broker import ANY_SIZE, BrokerConfig, Features
@@ -29,22 +29,22 @@ SWEEP = 1.0
 DEAD_LETTERS = 10_000
 
 
-class Hub:
+class MessageHub:
     """All queues of one name. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._orders = count(1)
         self._lines: defaultdict[str, Line] = defaultdict(Line)
-        self._parked: list[tuple[float, int, Entry]] = []
+        self._parked: list[tuple[float, int, Waiter]] = []
         self._consumers: set[MemoryConsumer] = set()
         self._dead: dict[str, DeadLetter] = {}
         self._revoked: dict[str, float] = {}
-        self.names = Names()
+        self.names = OnceNames()
 
     def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
         """Queue these messages: queue, priority, envelope."""
-        entries = [Entry(next(self._orders), *message) for message in messages]
+        entries = [Waiter(next(self._orders), *message) for message in messages]
         with self._lock:
             for entry in entries:
                 self._lines[entry.queue].append(entry)
@@ -59,10 +59,10 @@ class Hub:
             self._consumers.discard(consumer)
             self._give_back(consumer)
 
-    def claim(self, consumer: "MemoryConsumer", limit: int, max_bytes: int) -> list[Entry]:
+    def claim(self, consumer: "MemoryConsumer", limit: int, max_bytes: int) -> list[Waiter]:
         """Take up to `limit` messages into the consumer's custody; when there are none it will be woken."""
         time = now()
-        taken: list[Entry] = []
+        taken: list[Waiter] = []
         with self._lock:
             self._return_parked(time)
             self._return_lost(consumer, time)
@@ -78,7 +78,7 @@ class Hub:
             consumer.idle = limit > 0 and not taken
         return taken
 
-    def remove(self, consumer: "MemoryConsumer", tags: Iterable[Tag]) -> list[Entry]:
+    def remove(self, consumer: "MemoryConsumer", tags: Iterable[Tag]) -> list[Waiter]:
         """End the custody of these; those whose lease was lost meanwhile are left out."""
         with self._lock:
             ours = [entry for entry, claim in tags if consumer.held.get(entry) == claim]
@@ -86,11 +86,11 @@ class Hub:
                 del consumer.held[entry]
             return ours
 
-    def requeue(self, entries: Sequence[Entry]) -> None:
+    def requeue(self, entries: Sequence[Waiter]) -> None:
         with self._lock:
             self._return(entries)
 
-    def park(self, entries: Sequence[tuple[Entry, float]]) -> None:
+    def park(self, entries: Sequence[tuple[Waiter, float]]) -> None:
         with self._lock:
             for entry, until in entries:
                 heappush(self._parked, (until, entry.order, entry))
@@ -137,7 +137,7 @@ class Hub:
             self._parked = kept
         return removed
 
-    def hasten(self, queue: str) -> None:
+    def promote(self, queue: str) -> None:
         with self._lock:
             self._return_now(lambda entry: entry.queue == queue)
 
@@ -167,13 +167,13 @@ class Hub:
             for oldest in list(self._dead)[: max(0, len(self._dead) - DEAD_LETTERS)]:
                 del self._dead[oldest]
 
-    def exhume(self, ids: Iterable[str]) -> list[DeadLetter]:
+    def revive(self, ids: Iterable[str]) -> list[DeadLetter]:
         with self._lock:
             return [self._dead.pop(key) for key in dict.fromkeys(ids) if key in self._dead]
 
     # What follows is called with the lock held.
 
-    def _return(self, entries: Iterable[Entry]) -> None:
+    def _return(self, entries: Iterable[Waiter]) -> None:
         returned = sorted(entries, key=lambda entry: entry.order, reverse=True)
         for entry in returned:
             entry.redelivered = True
@@ -188,7 +188,7 @@ class Hub:
         while self._parked and self._parked[0][0] <= time:
             self._return([heappop(self._parked)[2]])
 
-    def _return_now(self, chosen: Callable[[Entry], bool]) -> None:
+    def _return_now(self, chosen: Callable[[Waiter], bool]) -> None:
         found = [item for item in self._parked if chosen(item[2])]
         self._parked = sorted(set(self._parked).difference(found))
         self._return(entry for _, _, entry in found)
@@ -206,17 +206,17 @@ class Hub:
                 consumer.wake()
 
 
-HUBS: defaultdict[str, Hub] = defaultdict(Hub)
+HUBS: defaultdict[str, MessageHub] = defaultdict(MessageHub)
 
 
 class MemoryConsumer:
     """Receives from some queues of a hub; see `taskq.seams.broker.Consumer`."""
 
-    def __init__(self, hub: Hub, queues: Sequence[str], prefetch: int, lease: float) -> None:
+    def __init__(self, hub: MessageHub, queues: Sequence[str], prefetch: int, lease: float) -> None:
         self.queues = deque(dict.fromkeys(queues))
         self.lease = lease
         self.leased_until = 0.0
-        self.held: dict[Entry, int] = {}
+        self.held: dict[Waiter, int] = {}
         self.idle = False
         self._hub = hub
         self._prefetch = prefetch
@@ -267,7 +267,7 @@ class MemoryConsumer:
                 self._bury(delivery.tag[0], reason, delivery.message)
         self._news.set()
 
-    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+    async def strike(self, delivery: Delivery, count: int = 1) -> None:
         delivery.tag[0].deaths += count
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
@@ -279,7 +279,7 @@ class MemoryConsumer:
         self._prefetch = prefetch
         self._news.set()
 
-    async def turn_to(self, queues: Sequence[str]) -> None:
+    async def subscribe(self, queues: Sequence[str]) -> None:
         self.queues = deque(dict.fromkeys(queues))
         self._news.set()
 
@@ -291,7 +291,7 @@ class MemoryConsumer:
         self._hub.leave(self)
         self._news.set()
 
-    def _open(self, entry: Entry) -> Delivery | None:
+    def _open(self, entry: Waiter) -> Delivery | None:
         tag = (entry, self.held.get(entry, 0))
         try:
             message = loads(entry.raw)
@@ -301,7 +301,7 @@ class MemoryConsumer:
             return None
         return Delivery(message, entry.queue, tag, entry.redelivered, entry.deaths, entry.order)
 
-    def _bury(self, entry: Entry, reason: str, message: Message | None) -> None:
+    def _bury(self, entry: Waiter, reason: str, message: Message | None) -> None:
         raw = entry.raw if message is None else b""
         self._hub.bury([DeadLetter(str(entry.order), entry.queue, reason, now(), message, raw)])
 
@@ -357,8 +357,8 @@ class MemoryBroker:
     async def purge(self, queue: str) -> int:
         return self._hub.purge(queue)
 
-    async def hasten(self, queue: str) -> None:
-        self._hub.hasten(queue)
+    async def promote(self, queue: str) -> None:
+        self._hub.promote(queue)
 
     async def recall(self, task_ids: Sequence[str]) -> None:
         self._hub.recall(frozenset(task_ids))
@@ -375,5 +375,5 @@ class MemoryBroker:
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         self._hub.bury(letters)
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        return self._hub.exhume(ids)
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        return self._hub.revive(ids)

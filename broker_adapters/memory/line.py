@@ -3,7 +3,7 @@
 from collections import deque
 
 
-class Entry:
+class Waiter:
     """One message in the hub. It stays the same object through redelivery, whoever holds it.
 
     `claims` counts how often it was handed out, so that an old delivery of it can be told from the present one.
@@ -22,7 +22,7 @@ class Entry:
 
 
 #: An entry, and which of its claims is meant.
-Tag = tuple[Entry, int]
+Tag = tuple[Waiter, int]
 
 
 class Line:
@@ -31,25 +31,25 @@ class Line:
     __slots__ = ("_levels", "_order")
 
     def __init__(self) -> None:
-        self._levels: dict[int, deque[Entry]] = {}
+        self._levels: dict[int, deque[Waiter]] = {}
         self._order: list[int] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._levels.values()))
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Waiter) -> None:
         self._level(entry.priority).append(entry)
 
-    def put_back(self, entry: Entry) -> None:
+    def put_back(self, entry: Waiter) -> None:
         """To the place it was taken from: before those that were published later."""
         level = self._level(entry.priority)
-        later: list[Entry] = []
+        later: list[Waiter] = []
         while level and level[0].order < entry.order:
             later.append(level.popleft())
         level.appendleft(entry)
         level.extendleft(reversed(later))
 
-    def take(self, limit: int, max_bytes: int, into: list[Entry]) -> int:
+    def take(self, limit: int, max_bytes: int, into: list[Waiter]) -> int:
         """Take the first, up to `limit` and none more once they come to `max_bytes`. Returns their bytes."""
         size = 0
         for priority in self._order:
@@ -65,7 +65,7 @@ class Line:
         self._levels.clear()
         self._order.clear()
 
-    def _level(self, priority: int) -> deque[Entry]:
+    def _level(self, priority: int) -> deque[Waiter]:
         level = self._levels.get(priority)
         if level is None:
             level = self._levels[priority] = deque()

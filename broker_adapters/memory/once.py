@@ -7,7 +7,7 @@ from taskq.clock import now
 from taskq.seams.broker import ONCE, ONCE_SETTLED
 
 
-class Names:
+class OnceNames:
     """Names with the time until which they are remembered, the next to be forgotten first. For any thread."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ class Stored(NamedTuple):
     expires_at: float
 
 
-class Watcher:
+class MemoryWatcher:
     """What one `watch` has still to give out."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Watcher:
         return self.states.popleft()
 
 
-class Chord:
+class StoredChord:
     """The parts of one chord that have returned; `size` None until it is begun."""
 
     def __init__(self, expires_at: float) -> None:
@@ -88,21 +88,21 @@ class Chord:
         self._parts.clear()
 
 
-class Hub:
+class ResultHub:
     """All results of one name. Every method may be called from any thread that runs a loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._results: dict[str, Stored] = {}
         self._groups: dict[str, Stored] = {}
-        self._chords: dict[str, Chord] = {}
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._chords: dict[str, StoredChord] = {}
+        self._watchers: dict[str, set[MemoryWatcher]] = {}
 
-    def chord(self, group_id: str, lifetime: float) -> Chord:
+    def chord(self, group_id: str, lifetime: float) -> StoredChord:
         time = now()
         while self._chords and self._chords[key := next(iter(self._chords))].expires_at <= time:
             del self._chords[key]
-        chord = self._chords.pop(group_id, None) or Chord(time)
+        chord = self._chords.pop(group_id, None) or StoredChord(time)
         chord.expires_at = time + lifetime
         self._chords[group_id] = chord  # last, so that the first ones are those that expire next
         return chord
@@ -149,15 +149,15 @@ class Hub:
             for task_id in task_ids:
                 self._results.pop(task_id, None)
 
-    def watch(self, task_id: str) -> Watcher:
-        watcher = Watcher()
+    def watch(self, task_id: str) -> MemoryWatcher:
+        watcher = MemoryWatcher()
         with self._lock:
             if (result := current(self._results, task_id, now())) is not None:
                 watcher.tell(result.raw)
             self._watchers.setdefault(task_id, set()).add(watcher)
         return watcher
 
-    def unwatch(self, task_id: str, watcher: Watcher) -> None:
+    def unwatch(self, task_id: str, watcher: MemoryWatcher) -> None:
         with self._lock:
             watchers = self._watchers[task_id]
             watchers.discard(watcher)
@@ -199,7 +199,7 @@ def drop_expired(table: dict[str, Stored], time: float) -> None:
         del table[key]
 
 
-HUBS: defaultdict[str, Hub] = defaultdict(Hub)
+HUBS: defaultdict[str, ResultHub] = defaultdict(ResultHub)
 
 
 class MemoryStore:

@@ -13,10 +13,10 @@ from taskq.broker_adapters.redis.claims import renew
 from taskq.broker_adapters.redis.consumer import RedisConsumer
 from taskq.broker_adapters.redis.durability import read_durability
 from taskq.broker_adapters.redis.layout import read_layout
-from taskq.broker_adapters.redis.link import Link
+from taskq.broker_adapters.redis.link import RedisLink
 from taskq.broker_adapters.redis.publisher import RedisPublisher
 from taskq.broker_adapters.redis.scripts import PURGE, RECALL
-from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.session import RedisSession
 from taskq.broker_adapters.redis.url import Target, parse_target
 from taskq.seams.broker import BrokerConfig, Features, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
@@ -42,17 +42,17 @@ class RedisBroker:
         self._lease = config.lease
         self._queue = config.queue
         self._layout = read_layout(config.options, target.endpoints[0].db, config.dead_retention)
-        self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
+        self._link = RedisLink(target, on_push=self._on_push, on_connect=self._on_connect)
         durability = read_durability(config.options, config.timeout)
         # Waiting for disks and replicas holds a connection, and is about what was written on that one.
         self._sending = (
-            Link(_target(config), on_connect=self._on_sending_connect) if durability else self._link
+            RedisLink(_target(config), on_connect=self._on_sending_connect) if durability else self._link
         )
         self._publisher = RedisPublisher(
             self._sending, self._layout, target.shown, config.queue, config.timeout, durability
         )
         self._consumers: list[RedisConsumer] = []
-        self.bus = RedisBus(self._link, self._layout, lambda: Link(_target(config)))
+        self.bus = RedisBus(self._link, self._layout, lambda: RedisLink(_target(config)))
 
     async def open(self) -> None:
         await self._link.call("PING")
@@ -72,7 +72,7 @@ class RedisBroker:
         consumer = RedisConsumer(
             self._link, self._layout, self._declared, prefetch=prefetch, lease=self._lease
         )
-        await consumer.turn_to(queues)
+        await consumer.subscribe(queues)
         self._consumers.append(consumer)
         await consumer.on_connect(await self._link.session())
         return consumer
@@ -103,7 +103,7 @@ class RedisBroker:
         removed: int = await self._link.run(PURGE, keys, [queue])
         return removed
 
-    async def hasten(self, queue: str) -> None:
+    async def promote(self, queue: str) -> None:
         parked = self._layout.own("parked")
         key = f"{parked}:{queue}"
         session = await self._link.session()
@@ -155,15 +155,15 @@ class RedisBroker:
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         await redis_dead.bury(await self._link.session(), self._layout, letters)
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        return await redis_dead.exhume(self._link, self._layout, ids)
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        return await redis_dead.revive(self._link, self._layout, ids)
 
     # -- called by the link
 
-    async def _on_sending_connect(self, session: Session) -> None:
+    async def _on_sending_connect(self, session: RedisSession) -> None:
         await self._publisher.on_connect(session)
 
-    async def _on_connect(self, session: Session) -> None:
+    async def _on_connect(self, session: RedisSession) -> None:
         if self._sending is self._link:
             await self._publisher.on_connect(session)
         await self.bus.on_connect(session)

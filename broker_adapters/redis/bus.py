@@ -8,8 +8,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Link, backoff
-from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.link import RedisLink, backoff
+from taskq.broker_adapters.redis.session import RedisSession
 from taskq.clock import now
 from taskq.errors import DecodeError, OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
@@ -42,7 +42,7 @@ class Subscriber(Arrivals):
 class ReplyList(Arrivals):
     """Listens to a list of its own over a connection of its own, which the pop blocks."""
 
-    def __init__(self, link: Link, shared: Link, layout: Layout, inbox: Inbox) -> None:
+    def __init__(self, link: RedisLink, shared: RedisLink, layout: Layout, inbox: Inbox) -> None:
         super().__init__()
         self._link = link
         self._shared = shared
@@ -79,7 +79,9 @@ class ReplyList(Arrivals):
         refused = 0
         while True:
             try:
-                popped = await self._link.insist(lambda session: session.call("BRPOP", *self._keys, _BLOCK))
+                popped = await self._link.retry_until_done(
+                    lambda session: session.call("BRPOP", *self._keys, _BLOCK)
+                )
                 refused = 0
             except OperationalError as error:
                 logger.warning("%s; replies wait", error)
@@ -93,7 +95,7 @@ class ReplyList(Arrivals):
 class RedisBus:
     """See `taskq.seams.bus.Bus`. Subscriptions share the broker's connection; they are made again after it broke."""
 
-    def __init__(self, link: Link, layout: Layout, another: Callable[[], Link]) -> None:
+    def __init__(self, link: RedisLink, layout: Layout, another: Callable[[], RedisLink]) -> None:
         self._link = link
         self._layout = layout
         self._another = another
@@ -171,7 +173,7 @@ class RedisBus:
         tries = 0
         while True:
             try:
-                session = await self._link.insist(_as_it_is)
+                session = await self._link.retry_until_done(_as_it_is)
                 tries = 0
                 await asyncio.shield(session.closed)
             except OperationalError:
@@ -183,7 +185,7 @@ class RedisBus:
 
     # -- called by the broker
 
-    async def on_connect(self, session: Session) -> None:
+    async def on_connect(self, session: RedisSession) -> None:
         if self._subscribers:
             await session.call("PSUBSCRIBE", *self._subscribers)
 
@@ -193,7 +195,7 @@ class RedisBus:
                 _add(subscriber, push[-1])
 
 
-async def _as_it_is(session: Session) -> Session:
+async def _as_it_is(session: RedisSession) -> RedisSession:
     return session
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Call, Link
+from taskq.broker_adapters.redis.link import Call, RedisLink
 from taskq.broker_adapters.redis.scripts import RENEW, RESTORE
 from taskq.wire.message import Delivery, Message
 
@@ -93,11 +93,11 @@ def ahead(lease: float, layout: Layout) -> float:
     return max(0.0, lease * 4 / 3 - layout.visibility_timeout)
 
 
-async def renew(link: Link, layout: Layout, lease: float, held: Sequence[Delivery]) -> list[Delivery]:
+async def renew(link: RedisLink, layout: Layout, lease: float, held: Sequence[Delivery]) -> list[Delivery]:
     """Keep the leases of these claims, from any connection. Returns those that were lost."""
     ours = [delivery for delivery in held if delivery.tag is not None]
     if not ours:
         return []
     args = [lease, ahead(lease, layout), *(delivery.tag.tag for delivery in ours)]
-    lost = await link.insist(lambda session: RENEW.run(session, layout.custody, args))
+    lost = await link.retry_until_done(lambda session: RENEW.run(session, layout.custody, args))
     return [ours[place - 1] for place in lost]

@@ -22,9 +22,9 @@ from taskq.broker_adapters.redis.dead import bury_claims
 from taskq.broker_adapters.redis.fanout import Fanout
 from taskq.broker_adapters.redis.keeper import Keeper
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Call, Link, backoff, is_unknown_script, run_scripts
+from taskq.broker_adapters.redis.link import Call, RedisLink, backoff, is_unknown_script, run_scripts
 from taskq.broker_adapters.redis.scripts import ACK, CLAIM, FORGET_SOON, PARK
-from taskq.broker_adapters.redis.session import Reply, Session
+from taskq.broker_adapters.redis.session import RedisSession, Reply
 from taskq.broker_adapters.redis.sources import Asked, Sources
 from taskq.errors import BrokerFull, ConnectionLost, DecodeError, OperationalError
 from taskq.seams.broker import ANY_SIZE, ONCE_SETTLED, Queue, hand_out
@@ -52,7 +52,7 @@ class RedisConsumer:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisLink,
         layout: Layout,
         declare: Callable[[Sequence[str]], Awaitable[Sequence[Queue]]],
         *,
@@ -88,7 +88,7 @@ class RedisConsumer:
         self._prefetch = prefetch
         self._news.set()
 
-    async def turn_to(self, queues: Sequence[str]) -> None:
+    async def subscribe(self, queues: Sequence[str]) -> None:
         declared = await self._declare(queues)
         fanouts = [queue for queue in declared if queue.exchange_type == "fanout"]
         self._fanout = Fanout(self._layout, fanouts, self._add)
@@ -100,7 +100,7 @@ class RedisConsumer:
 
     # -- called by the broker
 
-    async def on_connect(self, session: Session) -> None:
+    async def on_connect(self, session: RedisSession) -> None:
         try:
             await session.call("CLIENT", "TRACKING", "ON")
             self._poll = POLL
@@ -148,7 +148,7 @@ class RedisConsumer:
     async def _try_to_claim(self, room: int, max_bytes: int) -> bool:
         """As `_claim`. A Redis that takes no writes at present is asked again, ever less often."""
         try:
-            more = await self._link.insist(partial(self._claim, room=room, max_bytes=max_bytes))
+            more = await self._link.retry_until_done(partial(self._claim, room=room, max_bytes=max_bytes))
         except BrokerFull as error:
             if self._refused == 0:
                 logger.error("%s; nothing is received until it takes writes again", error)  # noqa: TRY400 - says it all
@@ -161,7 +161,7 @@ class RedisConsumer:
             self._refused = 0
         return more
 
-    async def _claim(self, session: Session, *, room: int, max_bytes: int) -> bool:
+    async def _claim(self, session: RedisSession, *, room: int, max_bytes: int) -> bool:
         """Put what can be claimed into `_ready`. False: the lists are empty, and their news will come."""
         if self._unsure is not None:
             await self._find(session, self._unsure)
@@ -181,7 +181,7 @@ class RedisConsumer:
         looked = len(replies) > 1
         return not looked or replies[1] != 0
 
-    def _ask(self, session: Session, room: int, max_bytes: int) -> Asked:
+    def _ask(self, session: RedisSession, room: int, max_bytes: int) -> Asked:
         sources = self._sources.next()
         keys = [source.key for source in sources]
         args: list[Any] = [room, max_bytes, self._lease, self._ahead, self._number, len(self._sources.queues)]
@@ -198,7 +198,7 @@ class RedisConsumer:
         self._number += room
         return asked
 
-    async def _take_reply(self, session: Session, asked: Asked, reply: Reply) -> None:
+    async def _take_reply(self, session: RedisSession, asked: Asked, reply: Reply) -> None:
         if isinstance(reply, ConnectionLost):
             self._unsure = asked
         if is_unknown_script(reply):
@@ -242,7 +242,7 @@ class RedisConsumer:
         else:
             self._ready.extend(taken)
 
-    async def _clear_up(self, session: Session) -> None:
+    async def _clear_up(self, session: RedisSession) -> None:
         """Bury what cannot be read; tell deliveries how often their holders died."""
         if self._unreadable:
             letters = [(claim.tag, queue, reason) for claim, queue, reason in self._unreadable]
@@ -260,7 +260,7 @@ class RedisConsumer:
             self._ready.extend(self._suspects)
             self._suspects.clear()
 
-    async def _find(self, session: Session, lost: Asked) -> None:
+    async def _find(self, session: RedisSession, lost: Asked) -> None:
         """Take over what a claim took whose answer was lost with the connection."""
         tags = lost.tags()
         claims = await session.call("HMGET", self._layout.unacked, *tags)
@@ -294,15 +294,15 @@ class RedisConsumer:
             calls.append(bury_claims(self._layout, letters))
         self._fanout.deliver_later([(delivery, 0.0) for delivery in requeue if delivery.tag is None])
         if rejected := [(delivery, reason) for delivery, reason in reject if delivery.tag is None]:
-            await self._link.insist(partial(self._fanout.bury, rejected=rejected))
+            await self._link.retry_until_done(partial(self._fanout.bury, rejected=rejected))
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
-            await self._link.insist(
+            await self._link.retry_until_done(
                 partial(self._run, calls=calls, forget=[message_id(d.message) for d in over])
             )
             self._release([*tags, *(claim.tag for claim in back), *(tag for tag, _, _ in letters)])
 
-    async def _run(self, session: Session, *, calls: Sequence[Call], forget: Sequence[str]) -> None:
+    async def _run(self, session: RedisSession, *, calls: Sequence[Call], forget: Sequence[str]) -> None:
         for reply in await run_scripts(session, calls):
             session.checked(reply)
         if forget:
@@ -317,9 +317,9 @@ class RedisConsumer:
         returns = [Return(claim.tag, [claim.list], mark(claim.entry)[0]) for claim in claims]
         return give_back(self._layout, returns, guard=self._layout.custody[2], age=_ANY_AGE, front=front)
 
-    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+    async def strike(self, delivery: Delivery, count: int = 1) -> None:
         deaths, task_id = self._layout.own("deaths"), message_id(delivery.message)
-        await self._link.insist(lambda session: session.call("HINCRBY", deaths, task_id, count))
+        await self._link.retry_until_done(lambda session: session.call("HINCRBY", deaths, task_id, count))
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         args: list[Any] = []
@@ -329,7 +329,7 @@ class RedisConsumer:
         self._fanout.deliver_later([(delivery, due) for delivery, due in deliveries if delivery.tag is None])
         if args:
             call = (PARK, (*self._layout.custody, self._layout.own("parked")), args)
-            await self._link.insist(partial(self._run, calls=[call], forget=()))
+            await self._link.retry_until_done(partial(self._run, calls=[call], forget=()))
             self._release(args[::4])
             self._keeper.hurry(min(due for _, due in deliveries))
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 import orjson
 
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Call, Link
+from taskq.broker_adapters.redis.link import Call, RedisLink
 from taskq.broker_adapters.redis.scripts import BURY, EXHUME
-from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.session import RedisSession
 from taskq.errors import DecodeError
 from taskq.wire.envelope import dumps, loads
 from taskq.wire.message import DeadLetter
@@ -33,7 +33,7 @@ def bury_claims(layout: Layout, letters: Sequence[tuple[str, str, str]]) -> Call
     return BURY, (*layout.custody, *_keys(layout)), args
 
 
-async def bury(session: Session, layout: Layout, letters: Sequence[DeadLetter]) -> None:
+async def bury(session: RedisSession, layout: Layout, letters: Sequence[DeadLetter]) -> None:
     """Put letters away that are nobody's claim."""
     key, index = _keys(layout)
     commands: list[Sequence[Any]] = [("MULTI",)]
@@ -46,7 +46,7 @@ async def bury(session: Session, layout: Layout, letters: Sequence[DeadLetter]) 
         session.checked(await future)
 
 
-async def dead(link: Link, layout: Layout, limit: int) -> Sequence[DeadLetter]:
+async def dead(link: RedisLink, layout: Layout, limit: int) -> Sequence[DeadLetter]:
     """The latest letters."""
     key, index = _keys(layout)
     found = await link.call("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES")
@@ -57,7 +57,7 @@ async def dead(link: Link, layout: Layout, limit: int) -> Sequence[DeadLetter]:
     return [_letter(name, at, letter) for (name, at), letter in pairs if letter is not None]
 
 
-async def exhume(link: Link, layout: Layout, ids: Sequence[str]) -> Sequence[DeadLetter]:
+async def revive(link: RedisLink, layout: Layout, ids: Sequence[str]) -> Sequence[DeadLetter]:
     """Remove these letters and return them."""
     if not ids:
         return []

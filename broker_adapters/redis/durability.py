@@ -7,7 +7,7 @@ up to a second of them, a failover what had not reached the replica.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskq.broker_adapters.redis.session import REPLY_TIMEOUT, Session
+from taskq.broker_adapters.redis.session import REPLY_TIMEOUT, RedisSession
 from taskq.errors import ConfigError, ConnectionLost, OperationalError
 
 #: Milliseconds of one wait, after which the next one begins: while Redis waits it answers nothing else on that connection,
@@ -22,7 +22,7 @@ class Durability(NamedTuple):
     replicas: int
     patience: float
 
-    async def check(self, session: Session, shown: str) -> None:
+    async def check(self, session: RedisSession, shown: str) -> None:
         """On a new connection, before anything is sent: can this server say what is on its disk?
 
         Raises:
@@ -40,7 +40,7 @@ class Durability(NamedTuple):
                 f"{shown}: durable needs WAITAOF (Redis 7.2 or later) and appendonly yes: {error}"
             ) from error
 
-    async def confirm(self, session: Session, marker: str, keep: int, shown: str) -> None:
+    async def confirm(self, session: RedisSession, marker: str, keep: int, shown: str) -> None:
         """Wait for all that was written on this connection.
 
         Raises:
@@ -57,7 +57,7 @@ class Durability(NamedTuple):
             if rest <= 0:
                 raise OperationalError(f"{shown}: {self._shortfall(reached)}", maybe_accepted=True)
 
-    async def _wait(self, session: Session, write: Sequence[Any], limit: int) -> Sequence[int]:
+    async def _wait(self, session: RedisSession, write: Sequence[Any], limit: int) -> Sequence[int]:
         command = ("WAITAOF", 1, self.replicas, limit) if self.disk else ("WAIT", self.replicas, limit)
         # Redis looks at the writes of this connection: after a reconnect there must be one.
         written, waited = session.send(write, command)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taskq.broker_adapters.redis.dead import bury
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.session import RedisSession
 from taskq.clock import now
 from taskq.errors import DecodeError
 from taskq.seams.broker import Queue
@@ -36,7 +36,7 @@ class Fanout:
         self._channels = list(plain)
         self._deliver = deliver
 
-    async def subscribe(self, session: Session) -> None:
+    async def subscribe(self, session: RedisSession) -> None:
         if self._channels:
             patterns = [name for name in self._queues if name.endswith(b"/*")]
             for future in session.send(("SUBSCRIBE", *self._channels), ("PSUBSCRIBE", *patterns)):
@@ -54,7 +54,7 @@ class Fanout:
             return
         self._deliver(Delivery(message, queue, None))
 
-    async def bury(self, session: Session, *, rejected: Sequence[tuple[Delivery, str]]) -> None:
+    async def bury(self, session: RedisSession, *, rejected: Sequence[tuple[Delivery, str]]) -> None:
         """What was rejected goes to the dead letters, once per consumer that got it."""
         letters = [
             DeadLetter(os.urandom(8).hex(), delivery.queue, reason, now(), delivery.message)

@@ -17,7 +17,7 @@ import redis
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 
-from taskq.broker_adapters.redis.session import Push, Session, refusal, refuse_cluster
+from taskq.broker_adapters.redis.session import Push, RedisSession, refusal, refuse_cluster
 from taskq.errors import ConnectionLost, OperationalError
 
 #: Redis 6.2 brought RPOP of many values, ZMSCORE and HELLO without arguments.
@@ -31,7 +31,7 @@ _CODES: Final = (
 )
 
 
-async def connect(connection: AbstractConnection, shown: str, on_push: Push | None) -> Session:
+async def connect(connection: AbstractConnection, shown: str, on_push: Push | None) -> RedisSession:
     """Connect and log in with redis-py, then take the connection over.
 
     Raises:
@@ -39,7 +39,7 @@ async def connect(connection: AbstractConnection, shown: str, on_push: Push | No
     """
     try:
         await _connect(connection)
-        session = Session(take_stream(connection), shown, on_push)
+        session = RedisSession(take_stream(connection), shown, on_push)
     except exceptions.RedisError as error:
         raise explain(error, shown) from error
     finally:
@@ -84,7 +84,7 @@ def take_stream(connection: AbstractConnection) -> asyncio.StreamWriter:
     return writer
 
 
-async def _check_server(session: Session, shown: str) -> None:
+async def _check_server(session: RedisSession, shown: str) -> None:
     about: dict[bytes, Any] = await session.call("HELLO")
     if about.get(b"mode") == b"cluster":
         raise refuse_cluster(shown)

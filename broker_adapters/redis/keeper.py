@@ -8,9 +8,9 @@ from typing import Final
 
 from taskq.broker_adapters.redis.claims import Return, give_back, mark, read_claim, set_marks
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Link, run_scripts
+from taskq.broker_adapters.redis.link import RedisLink, run_scripts
 from taskq.broker_adapters.redis.scripts import SWEEP
-from taskq.broker_adapters.redis.session import Session
+from taskq.broker_adapters.redis.session import RedisSession
 from taskq.clock import now
 from taskq.errors import OperationalError
 
@@ -27,7 +27,7 @@ BATCH: Final = 500
 class Keeper:
     """Sweeps until it is stopped."""
 
-    def __init__(self, link: Link, layout: Layout) -> None:
+    def __init__(self, link: RedisLink, layout: Layout) -> None:
         self._link = link
         self._layout = layout
         self._next_celery = 0.0
@@ -46,7 +46,7 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             try:
-                pause = await self._link.insist(self._sweep)
+                pause = await self._link.retry_until_done(self._sweep)
                 await self._look_at_celery()
             except OperationalError as error:
                 logger.error("%s; claims of dead workers and parked messages wait", error)  # noqa: TRY400 - says it all
@@ -64,7 +64,7 @@ class Keeper:
             pass
         self._hurry.clear()
 
-    async def _sweep(self, session: Session) -> float:
+    async def _sweep(self, session: RedisSession) -> float:
         """Give back and move until nothing is left; returns the seconds until the next look."""
         layout = self._layout
         while True:
@@ -82,7 +82,7 @@ class Keeper:
         entry, task_id = mark(entry)
         return Return(tag, [key], entry, task_id)
 
-    async def _give_back(self, session: Session, returns: Sequence[Return]) -> None:
+    async def _give_back(self, session: RedisSession, returns: Sequence[Return]) -> None:
         # The script looks at each lease again: its holder may have renewed it meanwhile.
         guard = self._layout.custody[2]
         call = give_back(self._layout, returns, guard=guard, age=0, front=True)
@@ -96,15 +96,15 @@ class Keeper:
         time = asyncio.get_running_loop().time()
         if time >= self._next_celery:
             self._next_celery = time + min(CELERY_PAUSE, self._layout.visibility_timeout)
-            await self._link.insist(self._restore_celery)
+            await self._link.retry_until_done(self._restore_celery)
 
-    async def _restore_celery(self, session: Session) -> None:
+    async def _restore_celery(self, session: RedisSession) -> None:
         # Without Celery's `unacked_mutex`: each give-back is one step that looks at the claim again, and a worker
         # killed while it has the mutex would stop the recovery for everyone for 300 s (seen in a test).
         while await self._restore_some(session) == BATCH:
             pass
 
-    async def _restore_some(self, session: Session) -> int:
+    async def _restore_some(self, session: RedisSession) -> int:
         layout = self._layout
         seconds, micros = await session.call("TIME")
         limit = int(seconds) + int(micros) / 1e6 - layout.visibility_timeout
@@ -126,7 +126,7 @@ class Keeper:
         # Without progress (claims that cannot be read stay where they are) there is no second round.
         return len(tags) if session.checked(reply) or gone else 0
 
-    async def _late(self, session: Session, tag: bytes, claim: bytes) -> Return | None:
+    async def _late(self, session: RedisSession, tag: bytes, claim: bytes) -> Return | None:
         """A claim of any kind, as Celery would restore it; None if it cannot be read."""
         try:
             envelope, exchange, routing_key = json.loads(claim)
@@ -139,7 +139,7 @@ class Keeper:
         lists = [self._layout.key(queue, self._layout.step(priority)) for queue in queues]
         return Return(tag, lists, json.dumps(envelope).encode())
 
-    async def _bound(self, session: Session, exchange: str, routing_key: str) -> list[str]:
+    async def _bound(self, session: RedisSession, exchange: str, routing_key: str) -> list[str]:
         if not exchange:
             return [routing_key]
         members = await session.call("SMEMBERS", self._layout.bindings(exchange)[0])

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import hiredis
 
-from taskq.broker_adapters.redis.session import Push, Reply, Session
+from taskq.broker_adapters.redis.session import Push, RedisSession, Reply
 from taskq.broker_adapters.redis.url import Target
 from taskq.errors import ConnectionLost, OperationalError
 
@@ -38,7 +38,7 @@ class Script:
         """The command that runs it."""
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
-    async def run(self, session: Session, keys: Sequence[Any], args: Sequence[Any]) -> Reply:
+    async def run(self, session: RedisSession, keys: Sequence[Any], args: Sequence[Any]) -> Reply:
         """Run it; a server that does not know it (a fresh one, SCRIPT FLUSH) ran nothing, and is told."""
         [reply] = await run_scripts(session, [(self, keys, args)])
         return session.checked(reply)
@@ -47,7 +47,7 @@ class Script:
 Call = tuple[Script, Sequence[Any], Sequence[Any]]
 
 
-async def run_scripts(session: Session, calls: Sequence[Call]) -> list[Reply]:
+async def run_scripts(session: RedisSession, calls: Sequence[Call]) -> list[Reply]:
     """Run these scripts in one round trip; the replies may be errors, as values."""
     futures = session.send(*[script.command(keys, args) for script, keys, args in calls])
     replies = [await future for future in futures]
@@ -63,7 +63,7 @@ def is_unknown_script(reply: Reply) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
-class Link:
+class RedisLink:
     """The way to one Redis, for one event loop.
 
     `on_connect` runs on each new session before anyone else uses it; `on_push` gets what Redis sends unasked.
@@ -74,22 +74,22 @@ class Link:
         target: Target,
         *,
         on_push: Push | None = None,
-        on_connect: Callable[[Session], Awaitable[None]] | None = None,
+        on_connect: Callable[[RedisSession], Awaitable[None]] | None = None,
     ) -> None:
         self._target = target
         self._on_push = on_push
         self._on_connect = on_connect
-        self._session: Session | None = None
+        self._session: RedisSession | None = None
         self._connecting = asyncio.Lock()
         self._closing = asyncio.Event()
 
     @property
-    def live(self) -> Session | None:
+    def live(self) -> RedisSession | None:
         """The session if there is a live one now."""
         session = self._session
         return session if session is not None and session.broken is None else None
 
-    async def session(self) -> Session:
+    async def session(self) -> RedisSession:
         """The live session, after connecting if need be.
 
         Raises:
@@ -104,7 +104,7 @@ class Link:
                 live = self._session = await self._connect()
             return live
 
-    async def _connect(self) -> Session:
+    async def _connect(self) -> RedisSession:
         session = await self._target.connect(self._on_push)
         if self._on_connect is not None:
             try:
@@ -122,7 +122,7 @@ class Link:
         """One script, tried once."""
         return await self.once(lambda session: script.run(session, keys, args))
 
-    async def once(self, action: Callable[[Session], Awaitable[T]]) -> T:
+    async def once(self, action: Callable[[RedisSession], Awaitable[T]]) -> T:
         """Do this, tried once."""
         session = await self.session()
         try:
@@ -131,7 +131,7 @@ class Link:
             session.abort(str(error))  # also a living server that is no master: look for the master next time
             raise
 
-    async def insist(self, action: Callable[[Session], Awaitable[T]]) -> T:
+    async def retry_until_done(self, action: Callable[[RedisSession], Awaitable[T]]) -> T:
         """Do this, which may safely be done twice, however often the connection breaks meanwhile.
 
         Raises:

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from taskq.broker_adapters.redis.durability import Durability
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Link, is_unknown_script
+from taskq.broker_adapters.redis.link import RedisLink, is_unknown_script
 from taskq.broker_adapters.redis.scripts import PUBLISH, PUBLISH_ONCE
-from taskq.broker_adapters.redis.session import Reply, Session, refusal
+from taskq.broker_adapters.redis.session import RedisSession, Reply, refusal
 from taskq.errors import ConnectionLost, OperationalError, PublishErrors, Unroutable
 from taskq.seams.broker import ONCE, Queue
 from taskq.wire.envelope import dumps
@@ -46,7 +46,7 @@ class RedisPublisher:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisLink,
         layout: Layout,
         shown: str,
         queue: Callable[[str], Queue],
@@ -72,7 +72,7 @@ class RedisPublisher:
         self._declared: set[str] = set()
         self._lists: dict[tuple[str, int], str] = {}
 
-    async def on_connect(self, session: Session) -> None:
+    async def on_connect(self, session: RedisSession) -> None:
         """Before anything else is published on a new connection: what became of the batches on the last one?"""
         self._declared.clear()
         if self._durability is not None:
@@ -138,7 +138,7 @@ class RedisPublisher:
 
     async def _route(
         self,
-        session: Session,
+        session: RedisSession,
         at: int,
         message: Message,
         envelope: bytes,
@@ -174,7 +174,7 @@ class RedisPublisher:
                     return self._layout.channel(exchange, queue.routing_key)
         return None
 
-    async def declare(self, session: Session, queues: Iterable[str]) -> None:
+    async def declare(self, session: RedisSession, queues: Iterable[str]) -> None:
         """Write the bindings of queues: other programs route by them."""
         commands = binding_commands(self._layout, map(self._queue, queues))
         for future in session.send(*commands) if commands else ():
@@ -291,7 +291,7 @@ class RedisPublisher:
                 self._doubts[number] = True
             raise type(error)(str(error), maybe_accepted=True) from error
 
-    def _answer(self, session: Session, reply: Reply) -> Sequence[bytes]:
+    def _answer(self, session: RedisSession, reply: Reply) -> Sequence[bytes]:
         try:
             answer: Sequence[bytes] = session.checked(reply)
         except ConnectionLost as error:
@@ -299,7 +299,7 @@ class RedisPublisher:
             raise
         return answer
 
-    async def _reconnect(self, lost: ConnectionLost, deadline: float) -> Session:
+    async def _reconnect(self, lost: ConnectionLost, deadline: float) -> RedisSession:
         """A new session within the deadline; what it raises says that the message may have been accepted."""
         loop = asyncio.get_running_loop()
         while True:

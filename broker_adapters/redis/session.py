@@ -28,7 +28,7 @@ _ANSWERED_BY_PUSHES: Final = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE"
 _CONFIRMATIONS: Final = frozenset((b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"))
 
 
-class Waiting:
+class PendingReply:
     """One request on its way. A subscription is answered by `pushes` confirmations, one per channel."""
 
     __slots__ = ("deadline", "future", "pushes")
@@ -43,7 +43,7 @@ class Waiting:
             self.future.set_result(reply)
 
 
-class Session(asyncio.Protocol):
+class RedisSession(asyncio.Protocol):
     """Owns the stream of a connection that lives once; `broken` tells why it no longer does.
 
     Replies that Redis sends unasked (RESP3 pushes) go to `on_push`, in their place among the other replies.
@@ -53,7 +53,7 @@ class Session(asyncio.Protocol):
         self._shown = shown
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=...)
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[PendingReply] = deque()
         self._loop = asyncio.get_running_loop()
         self._stream = stream  # kept: it closes its transport when it is collected
         self._transport = cast("asyncio.Transport", stream.transport)  # uvloop's are no subclasses
@@ -78,7 +78,7 @@ class Session(asyncio.Protocol):
             raise EncodeError(f"{self._shown}: a command cannot be written: {error}") from error
         deadline = self._loop.time() + REPLY_TIMEOUT
         futures = [self._loop.create_future() for _ in commands]
-        self._waiting.extend(map(Waiting, futures, repeat(deadline), commands))
+        self._waiting.extend(map(PendingReply, futures, repeat(deadline), commands))
         self._transport.write(data)
         if self._tick is None:
             self._tick = self._loop.call_later(_TICK, self._check)

@@ -9,7 +9,7 @@ from taskq.broker_adapters.redis.layout import Layout
 from taskq.broker_adapters.redis.session import Reply
 
 
-class Source(NamedTuple):
+class ClaimList(NamedTuple):
     """One list we claim from."""
 
     key: str
@@ -21,7 +21,7 @@ class Source(NamedTuple):
 class Asked(NamedTuple):
     """A claim on its way: what may have been taken is found again by its tags."""
 
-    sources: Sequence[Source]
+    sources: Sequence[ClaimList]
     first: int
     room: int
     replies: tuple[asyncio.Future[Reply], ...]
@@ -42,14 +42,14 @@ class Sources:
         self._orders = [self._order(start) for start in range(len(self.queues))]
         self._turn = 0
 
-    def _order(self, start: int) -> list[Source]:
+    def _order(self, start: int) -> list[ClaimList]:
         turned = self.queues[start:] + self.queues[:start]
         return [
-            Source(key, queue, tag_prefix(step, self._consumer), claim_suffix(queue))
+            ClaimList(key, queue, tag_prefix(step, self._consumer), claim_suffix(queue))
             for key, queue, step in self._layout.lists(turned)
         ]
 
-    def next(self) -> list[Source]:
+    def next(self) -> list[ClaimList]:
         """What the next claim takes from, in this order."""
         return self._orders[self._turn]
 

@@ -14,8 +14,8 @@ from logging import getLogger
 from typing import Any, ClassVar, Final, TypeVar
 
 from taskq.broker_adapters.redis.chords import Call, ChordCalls
-from taskq.broker_adapters.redis.link import Link, Script
-from taskq.broker_adapters.redis.session import Reply, Session
+from taskq.broker_adapters.redis.link import RedisLink, Script
+from taskq.broker_adapters.redis.session import RedisSession, Reply
 from taskq.broker_adapters.redis.url import parse_target
 from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, StoreError
 from taskq.seams.store import Claimed, StoreConfig, TaskResult, join_when_free
@@ -62,7 +62,7 @@ end
 """)
 
 
-class Watcher:
+class RedisWatcher:
     """What one `watch` has still to give out: states as they were stored, or the error that ends it."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class RedisStore:
 
     def __init__(self, config: StoreConfig) -> None:
         target = parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name="taskq")
-        self._link = Link(target, on_push=self._on_push, on_connect=self._on_connect)
+        self._link = RedisLink(target, on_push=self._on_push, on_connect=self._on_connect)
         self._timeout = config.timeout
         self._lifetime = int((config.expires or 0) * 1000)
         self._serializer = config.serializer
@@ -115,10 +115,10 @@ class RedisStore:
             int(config.expires or 0),
             ordered=bool(config.options.get("result_chord_ordered", True)),
         )
-        self._watches: dict[str, list[Watcher]] = {}
+        self._watches: dict[str, list[RedisWatcher]] = {}
         self._subscribed: set[str] = set()
         self._changed: set[str] = set()
-        self._fresh: list[tuple[str, Watcher]] = []
+        self._fresh: list[tuple[str, RedisWatcher]] = []
         self._tending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -201,7 +201,7 @@ class RedisStore:
         key, payload = self._group_key + group_id, self._serializer.dumps(data)
         lifetime = ("PX", self._lifetime) if self._lifetime else ()
 
-        async def action(session: Session) -> None:
+        async def action(session: RedisSession) -> None:
             for future in session.send(("SET", key, payload, *lifetime), ("PUBLISH", key, payload)):
                 session.checked(await future)
 
@@ -217,7 +217,7 @@ class RedisStore:
     # -- watch
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
-        channel, watcher = self._task_key + task_id, Watcher()
+        channel, watcher = self._task_key + task_id, RedisWatcher()
         try:
             channel.encode()
         except UnicodeEncodeError as error:  # it would end the subscriptions of all others
@@ -260,7 +260,7 @@ class RedisStore:
         fresh, self._fresh = self._fresh, []
         self._read_present(session, fresh)
 
-    def _send_subscriptions(self, session: Session, new: set[str], old: set[str]) -> None:
+    def _send_subscriptions(self, session: RedisSession, new: set[str], old: set[str]) -> None:
         self._subscribed |= new
         self._subscribed -= old
         commands = [("SUBSCRIBE", *new)] if new else []
@@ -269,7 +269,7 @@ class RedisStore:
             for future in session.send(*commands):
                 future.add_done_callback(partial(self._on_refusal, session, new))
 
-    def _on_refusal(self, session: Session, channels: set[str], future: asyncio.Future[Reply]) -> None:
+    def _on_refusal(self, session: RedisSession, channels: set[str], future: asyncio.Future[Reply]) -> None:
         try:
             session.checked(future.result())
         except ConnectionLost as error:
@@ -279,14 +279,14 @@ class RedisStore:
                 for watcher in self._watches[channel]:
                     watcher.tell(StoreError(f"{error}: nobody can wait for results"))
 
-    def _read_present(self, session: Session, watches: Sequence[tuple[str, Watcher]]) -> None:
+    def _read_present(self, session: RedisSession, watches: Sequence[tuple[str, RedisWatcher]]) -> None:
         for at in range(0, len(watches), CHUNK):
             part = watches[at : at + CHUNK]
             [future] = session.send(("MGET", *(channel for channel, _ in part)))
             future.add_done_callback(partial(self._on_present, session, [watcher for _, watcher in part]))
 
     def _on_present(
-        self, session: Session, watchers: Sequence[Watcher], future: asyncio.Future[Reply]
+        self, session: RedisSession, watchers: Sequence[RedisWatcher], future: asyncio.Future[Reply]
     ) -> None:
         try:
             states = session.checked(future.result())
@@ -304,7 +304,7 @@ class RedisStore:
             for watcher in self._watches.get(push[1].decode(), ()):
                 watcher.tell(push[2])
 
-    async def _on_connect(self, session: Session) -> None:
+    async def _on_connect(self, session: RedisSession) -> None:
         self._subscribed.clear()
         self._fresh.clear()
         self._send_subscriptions(session, set(self._watches), set())
@@ -315,7 +315,7 @@ class RedisStore:
         """Keep the connection while someone waits: notice a silent death, and connect again."""
         try:
             while self._watches:
-                session = await self._link.insist(self._sign_of_life)
+                session = await self._link.retry_until_done(self._sign_of_life)
                 await asyncio.wait([session.closed], timeout=HEARTBEAT)
         except Exception as error:
             if not isinstance(error, OperationalError):  # else it was closed
@@ -328,7 +328,7 @@ class RedisStore:
         for watcher in [watcher for watchers in self._watches.values() for watcher in watchers]:
             watcher.tell(StoreError(f"{why}: nobody can wait for results"))
 
-    async def _sign_of_life(self, session: Session) -> Session:
+    async def _sign_of_life(self, session: RedisSession) -> RedisSession:
         try:
             await session.call("PING")
         except ConnectionLost:
@@ -339,7 +339,7 @@ class RedisStore:
 
     # -- helpers
 
-    async def _try(self, action: Callable[[Session], Awaitable[T]]) -> T:
+    async def _try(self, action: Callable[[RedisSession], Awaitable[T]]) -> T:
         """Do this, which may safely be done twice, again after a lost connection until the timeout is over."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
@@ -366,7 +366,7 @@ class RedisStore:
             raise StoreError(f"a stored value cannot be read ({self._serializer.name}): {error}") from error
 
 
-async def _call(session: Session, *, command: Sequence[Any]) -> Reply:
+async def _call(session: RedisSession, *, command: Sequence[Any]) -> Reply:
     return await session.call(*command)
 
 

@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from taskq.broker_adapters.redis.handover import connect, explain
-from taskq.broker_adapters.redis.session import Push, Session
+from taskq.broker_adapters.redis.session import Push, RedisSession
 from taskq.errors import ConfigError, ConnectionLost
 from taskq.seams.urls import mask, split_urls
 
@@ -61,7 +61,7 @@ class Endpoint:
         """redis-py's connection, not connected yet."""
         return self.kind(**{**self.options, **more})
 
-    async def connect(self, name: str, patience: float, on_push: Push | None) -> Session:
+    async def connect(self, name: str, patience: float, on_push: Push | None) -> RedisSession:
         connection = self.connection(
             client_name=name.replace(" ", "-"),
             protocol=3,
@@ -83,7 +83,7 @@ class Target:
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     master_name: str = ""
 
-    async def connect(self, on_push: Push | None = None) -> Session:
+    async def connect(self, on_push: Push | None = None) -> RedisSession:
         """A live session with one of the servers.
 
         Raises:

@@ -16,8 +16,8 @@ from taskq.broker_adapters.sqlite import queues as queues_sql
 from taskq.broker_adapters.sqlite.bus import SCHEMA as BUS_SCHEMA
 from taskq.broker_adapters.sqlite.bus import SqliteBus
 from taskq.broker_adapters.sqlite.file import DURABLE, READ, WRITE, Failure, SqliteFile
-from taskq.broker_adapters.sqlite.queues import Letter, Outgoing, Row
-from taskq.broker_adapters.sqlite.wake import Listener
+from taskq.broker_adapters.sqlite.queues import Letter, MessageRow, Outgoing
+from taskq.broker_adapters.sqlite.wake import WakeSocket
 from taskq.clock import now
 from taskq.errors import BrokerFull, DecodeError, OperationalError
 from taskq.seams.broker import ANY_SIZE, BrokerConfig, Features, hand_out
@@ -59,7 +59,7 @@ class SqliteConsumer:
         self._claiming: asyncio.Task[None] | None = None
         self._closed = False
         self._news = asyncio.Event()
-        self._listener = Listener(file.wake_folder, MESSAGES, self._news.set)
+        self._listener = WakeSocket(file.wake_folder, MESSAGES, self._news.set)
 
     async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         while not self._closed:
@@ -91,9 +91,9 @@ class SqliteConsumer:
                 [name for one in acked for name in one.once],
             )
 
-    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+    async def strike(self, delivery: Delivery, count: int = 1) -> None:
         if delivery in self._held:
-            await self._file.run(queues_sql.blame, delivery.tag[1], count)
+            await self._file.run(queues_sql.strike, delivery.tag[1], count)
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         parked = [(one, due) for one, due in deliveries if one in self._held]
@@ -108,7 +108,7 @@ class SqliteConsumer:
         self._prefetch = prefetch
         self._news.set()
 
-    async def turn_to(self, queues: Sequence[str]) -> None:
+    async def subscribe(self, queues: Sequence[str]) -> None:
         self._queues = deque(dict.fromkeys(queues))
         self._news.set()
 
@@ -154,7 +154,7 @@ class SqliteConsumer:
             self._keep(queue, row)
         await self._bury_unreadable()
 
-    def _keep(self, queue: str, row: Row) -> None:
+    def _keep(self, queue: str, row: MessageRow) -> None:
         try:
             message = loads(row.raw)
         except DecodeError as error:
@@ -276,8 +276,8 @@ class SqliteBroker:
     async def purge(self, queue: str) -> int:
         return await self._file.run(queues_sql.purge, queue)
 
-    async def hasten(self, queue: str) -> None:
-        await self._file.run(queues_sql.hasten, queue, topic=MESSAGES)
+    async def promote(self, queue: str) -> None:
+        await self._file.run(queues_sql.promote, queue, topic=MESSAGES)
 
     async def recall(self, task_ids: Sequence[str]) -> None:
         await self._file.run(queues_sql.recall, task_ids, topic=MESSAGES)
@@ -296,9 +296,9 @@ class SqliteBroker:
         rows = [to_letter(letter) for letter in letters]
         await self._file.run(queues_sql.bury, now() - self._letters_kept, rows, mode=self._mode)
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         numbers = [int(one) for one in ids if one.isdecimal()]
-        return [to_dead_letter(one) for one in await self._file.run(queues_sql.exhume, numbers)]
+        return [to_dead_letter(one) for one in await self._file.run(queues_sql.revive, numbers)]
 
 
 def to_dead_letter(letter: Letter) -> DeadLetter:

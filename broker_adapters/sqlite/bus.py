@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from taskq.broker_adapters.sqlite.file import READ, SqliteFile
-from taskq.broker_adapters.sqlite.wake import Listener as WakeListener
+from taskq.broker_adapters.sqlite.wake import WakeSocket as WakeListener
 from taskq.clock import now
 from taskq.errors import DecodeError, OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
@@ -36,7 +36,7 @@ LOOK: Final = 1.0
 MOST: Final = 1000
 
 
-class Row(NamedTuple):
+class BusRow(NamedTuple):
     """An announced message."""
 
     id: int
@@ -124,9 +124,9 @@ def end(db: sqlite3.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def newer(db: sqlite3.Connection, last: int, exchange: str) -> list[Row]:
+def newer(db: sqlite3.Connection, last: int, exchange: str) -> list[BusRow]:
     rows = db.execute(
         "SELECT id, routing_key, raw FROM bus WHERE id > ? AND exchange = ? ORDER BY id LIMIT ?",
         (last, exchange, MOST),
     )
-    return list(map(Row._make, rows))
+    return list(map(BusRow._make, rows))

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS chord_growth (
 LAST: Final = 1e300
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """A part that returns; `place` orders the parts of a chord."""
 
     chord: str
@@ -62,7 +62,7 @@ def keep(db: sqlite3.Connection, group_id: str, expires: float) -> None:
     )
 
 
-def join(db: sqlite3.Connection, part: Part, expires: float) -> list[bytes] | Claimed | None:
+def join(db: sqlite3.Connection, part: StoredPart, expires: float) -> list[bytes] | Claimed | None:
     """Add a part; all parts in order, for the one who completes the chord. See `ResultStore.join`."""
     chord, place, task_id, raw, state = part
     keep(db, chord, expires)

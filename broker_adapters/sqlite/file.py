@@ -98,7 +98,7 @@ def locate(url: str) -> Location:
     return Location(Path(name).absolute(), synchronous == "full")
 
 
-class Job(NamedTuple):
+class Transaction(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     mode: int
@@ -107,8 +107,8 @@ class Job(NamedTuple):
     future: "asyncio.Future[Any]"
 
 
-class Outcome(NamedTuple):
-    job: Job
+class Answer(NamedTuple):
+    job: Transaction
     value: Any
     error: Exception | None
 
@@ -119,14 +119,14 @@ class SharedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.users = 0
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Transaction | None] = SimpleQueue()
         self._announcer = Announcer(wake_folder(path))
         self._db: sqlite3.Connection | None = None
         self._synchronous = WRITE
         self._thread = threading.Thread(target=self._serve, name=f"sqlite {path.name}", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Transaction) -> None:
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -144,26 +144,26 @@ class SharedFile:
             self._db.close()
         self._announcer.close()
 
-    def _together(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _together(self, jobs: Sequence[Transaction]) -> list[Answer]:
         """All in one transaction; if one of them fails, each in its own, so that none fails for another."""
         try:
             values = self._transaction(jobs)
         except Exception as error:  # noqa: BLE001 - it is handed to the one who waits
             if len(jobs) == 1:
-                return [Outcome(jobs[0], None, error)]
+                return [Answer(jobs[0], None, error)]
             if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
                 return self._without_lock(jobs, error)
             return [outcome for job in jobs for outcome in self._together([job])]
         for topic in {job.topic for job in jobs if job.topic}:
             self._tell(topic)
-        return [Outcome(job, value, None) for job, value in zip(jobs, values, strict=True)]
+        return [Answer(job, value, None) for job, value in zip(jobs, values, strict=True)]
 
-    def _without_lock(self, jobs: Sequence[Job], error: Exception) -> list[Outcome]:
+    def _without_lock(self, jobs: Sequence[Transaction], error: Exception) -> list[Answer]:
         """Each alone would wait as long again: all that write have failed. Reading needs no lock."""
         readers = [job for job in jobs if job.mode == READ]
         if len(readers) == len(jobs):
-            return [Outcome(job, None, error) for job in jobs]
-        failed = [Outcome(job, None, error) for job in jobs if job.mode != READ]
+            return [Answer(job, None, error) for job in jobs]
+        failed = [Answer(job, None, error) for job in jobs if job.mode != READ]
         return failed + (self._together(readers) if readers else [])
 
     def _tell(self, topic: str) -> None:
@@ -172,7 +172,7 @@ class SharedFile:
         except Exception:  # it is committed, and listeners look by themselves, too
             logger.exception("could not wake those who wait for %s in %s", topic, self.path)
 
-    def _transaction(self, jobs: Sequence[Job]) -> list[Any]:
+    def _transaction(self, jobs: Sequence[Transaction]) -> list[Any]:
         db = self._db = self._db or connect(self.path)
         mode = max(job.mode for job in jobs)
         if mode not in {READ, self._synchronous}:
@@ -189,8 +189,8 @@ class SharedFile:
         return values
 
 
-def answer(outcomes: Sequence[Outcome]) -> None:
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Outcome]] = defaultdict(list)
+def answer(outcomes: Sequence[Answer]) -> None:
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Answer]] = defaultdict(list)
     for outcome in outcomes:
         by_loop[outcome.job.loop].append(outcome)
     for loop, own in by_loop.items():
@@ -200,7 +200,7 @@ def answer(outcomes: Sequence[Outcome]) -> None:
             continue
 
 
-def resolve(outcomes: Sequence[Outcome]) -> None:
+def resolve(outcomes: Sequence[Answer]) -> None:
     for (_, _, _, _, _, future), value, error in outcomes:
         if future.done():
             continue
@@ -276,7 +276,7 @@ class SqliteFile:
             raise self._refuse(Failure(f"{self._url}: not open", full=False))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._shared.submit(Job(function, args, mode, topic, loop, future))
+        self._shared.submit(Transaction(function, args, mode, topic, loop, future))
         try:
             return await future
         except (sqlite3.Error, OSError) as error:

@@ -67,7 +67,7 @@ class Outgoing(NamedTuple):
     task: str = ""
 
 
-class Row(NamedTuple):
+class MessageRow(NamedTuple):
     """A claimed message."""
 
     rank: int
@@ -145,7 +145,7 @@ def delay(db: sqlite3.Connection, delayed: Sequence[tuple[float, int, str]]) -> 
 
 def claim(
     db: sqlite3.Connection, consumer: int, lease: float, queues: Sequence[str], limit: int, max_bytes: int
-) -> tuple[int, list[tuple[str, Row]]]:
+) -> tuple[int, list[tuple[str, MessageRow]]]:
     """Take up to `limit` messages of `max_bytes`, fairly from the queues, into a consumer's custody.
 
     Returns the consumer's number, a new one if its lease was lost, and the messages with their queues.
@@ -154,7 +154,7 @@ def claim(
     make_due_ready(db, time)
     take_back_lost(db, consumer, time)
     queues = [queue for queue in queues if any_ready(db, queue)]
-    taken: list[tuple[str, Row]] = []
+    taken: list[tuple[str, MessageRow]] = []
     if not queues:
         return consumer, taken
     consumer = keep_lease(db, consumer, lease)
@@ -168,7 +168,7 @@ def claim(
     return consumer, taken
 
 
-def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int, max_bytes: int) -> list[Row]:
+def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int, max_bytes: int) -> list[MessageRow]:
     rows = first_rows(db, queue, limit, max_bytes)
     if rows:
         until = (queue, rows[-1].rank, rows[-1].id)  # all up to the last one are ours: nobody else writes now
@@ -180,7 +180,7 @@ def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int, max_byte
     return rows
 
 
-def first_rows(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[Row]:
+def first_rows(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[MessageRow]:
     """The next messages of a queue, none more once they come to `max_bytes`; as one row where it can be.
 
     The interpreter is let go for each row, and while the event loop is busy it takes up to 5 ms to come back:
@@ -193,14 +193,14 @@ def first_rows(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -
     numbers = json.loads(small)
     raws = raw.split(SEPARATOR) if raw is not None else []
     if len(numbers) == len(raws):
-        return [Row._make((*cells, one)) for cells, one in zip(numbers, raws, strict=True)]
+        return [MessageRow._make((*cells, one)) for cells, one in zip(numbers, raws, strict=True)]
     return one_by_one(db, queue, limit, max_bytes)
 
 
-def one_by_one(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[Row]:
-    rows: list[Row] = []
+def one_by_one(db: sqlite3.Connection, queue: str, limit: int, max_bytes: int) -> list[MessageRow]:
+    rows: list[MessageRow] = []
     for cells in db.execute(FIRST, (queue, limit)):
-        rows.append(Row._make(cells))
+        rows.append(MessageRow._make(cells))
         max_bytes -= len(rows[-1].raw)
         if max_bytes <= 0:
             break
@@ -260,7 +260,7 @@ def give_back(db: sqlite3.Connection, consumer: int, deaths: int = 0) -> None:
     db.execute("DELETE FROM consumers WHERE id = ?", (consumer,))
 
 
-def blame(db: sqlite3.Connection, number: int, count: int) -> None:
+def strike(db: sqlite3.Connection, number: int, count: int) -> None:
     db.execute("UPDATE messages SET deaths = deaths + ? WHERE id = ?", (count, number))
 
 
@@ -361,7 +361,7 @@ def purge(db: sqlite3.Connection, queue: str) -> int:
     ).rowcount
 
 
-def hasten(db: sqlite3.Connection, queue: str) -> None:
+def promote(db: sqlite3.Connection, queue: str) -> None:
     db.execute(
         "UPDATE delayed SET due = 0 WHERE id IN"
         " (SELECT id FROM delayed CROSS JOIN messages USING (id) WHERE queue = ?)",
@@ -405,7 +405,7 @@ def bury(db: sqlite3.Connection, since: float, letters: Sequence[Letter]) -> Non
     db.execute("DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? LIMIT 1000)", (since,))
 
 
-def exhume(db: sqlite3.Connection, numbers: Sequence[int]) -> list[Letter]:
+def revive(db: sqlite3.Connection, numbers: Sequence[int]) -> list[Letter]:
     asked = json.dumps(numbers)
     rows = db.execute(
         "SELECT id, at, queue, reason, raw FROM dead WHERE id IN (SELECT value FROM json_each(?))", (asked,)

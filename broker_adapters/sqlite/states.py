@@ -29,7 +29,7 @@ OVERTAKEN: Final = 600.0
 MOST_CHANGES: Final = 5000
 
 
-class State(NamedTuple):
+class StateRow(NamedTuple):
     """A state to be stored; the fields are the columns."""
 
     expires: float
@@ -45,7 +45,7 @@ class Change(NamedTuple):
     raw: bytes
 
 
-def save(db: sqlite3.Connection, states: Sequence[State]) -> None:
+def save(db: sqlite3.Connection, states: Sequence[StateRow]) -> None:
     """Add these states, but none after a SUCCESS."""
     ids = json.dumps([state.task_id for state in states])
     (done,) = db.execute(
@@ -58,7 +58,7 @@ def save(db: sqlite3.Connection, states: Sequence[State]) -> None:
         insert_chunk(db, kept[start : start + CHUNK])
 
 
-def before_success(states: Sequence[State], done: set[str]) -> list[State]:
+def before_success(states: Sequence[StateRow], done: set[str]) -> list[StateRow]:
     kept = []
     for state in states:
         if state.task_id not in done:
@@ -68,7 +68,7 @@ def before_success(states: Sequence[State], done: set[str]) -> list[State]:
     return kept
 
 
-def insert_chunk(db: sqlite3.Connection, states: Sequence[State]) -> None:
+def insert_chunk(db: sqlite3.Connection, states: Sequence[StateRow]) -> None:
     values = ",".join(["(?,?,?,?,?)"] * len(states))
     insert = f"INSERT INTO states (expires, saved, task_id, state, raw) VALUES {values}"  # noqa: S608 - nothing but placeholders
     cells: list[Any] = []

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Final
 from taskq.broker_adapters.sqlite import chords as chords_sql
 from taskq.broker_adapters.sqlite import states as sql
 from taskq.broker_adapters.sqlite.file import READ, Failure, SqliteFile
-from taskq.broker_adapters.sqlite.states import Change, State
-from taskq.broker_adapters.sqlite.wake import Listener
+from taskq.broker_adapters.sqlite.states import Change, StateRow
+from taskq.broker_adapters.sqlite.wake import WakeSocket
 from taskq.clock import now
 from taskq.errors import StoreError
 from taskq.seams.store import StoreConfig, TaskResult, join_when_free
@@ -33,7 +33,7 @@ def refuse(failure: Failure) -> StoreError:
     return StoreError(failure.text)
 
 
-class Watcher:
+class SqliteWatcher:
     """What one `watch` has still to give out: states later than number `seq`."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Feed:
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[str, set[SqliteWatcher]] = {}
         self._news = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._read_to: int | None = None
@@ -81,8 +81,8 @@ class Feed:
     def watchers(self, task_id: str) -> int:
         return len(self._watchers.get(task_id, ()))
 
-    async def join(self, task_id: str) -> Watcher:
-        watcher = Watcher()
+    async def join(self, task_id: str) -> SqliteWatcher:
+        watcher = SqliteWatcher()
         self._watchers.setdefault(task_id, set()).add(watcher)
         try:
             end, state = await self._file.run(sql.present, task_id, mode=READ)
@@ -97,7 +97,7 @@ class Feed:
             watcher.begin(state)
         return watcher
 
-    def leave(self, task_id: str, watcher: Watcher) -> None:
+    def leave(self, task_id: str, watcher: SqliteWatcher) -> None:
         watchers = self._watchers[task_id]
         watchers.discard(watcher)
         if not watchers:
@@ -115,7 +115,7 @@ class Feed:
     async def _read(self) -> None:
         """Hand out what is added; stays a moment after the last watcher, since the next one often follows."""
         clock = asyncio.get_running_loop().time
-        listener = Listener(self._file.wake_folder, RESULTS, self._news.set)
+        listener = WakeSocket(self._file.wake_folder, RESULTS, self._news.set)
         try:
             while self._watchers or clock() < self._left_at + LOOK:
                 self._news.clear()
@@ -173,7 +173,7 @@ class SqliteStore:
         time = now()
         dumps = self._serializer.dumps
         states = [
-            State(time + self._lifetime, time, one.task_id, one.state, dumps(one.payload()))
+            StateRow(time + self._lifetime, time, one.task_id, one.state, dumps(one.payload()))
             for one in results
         ]
         if states:
@@ -207,7 +207,7 @@ class SqliteStore:
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         place = chords_sql.LAST if index is None else float(index)
         raw = self._serializer.dumps(part.payload())
-        row = chords_sql.Part(str(part.group_id), place, part.task_id, raw, part.state)
+        row = chords_sql.StoredPart(str(part.group_id), place, part.task_id, raw, part.state)
         until = now() + self._lifetime
         joined = await join_when_free(lambda: self._file.run(chords_sql.join, row, until))
         return None if joined is None else [self._read(raw) for raw in joined]

@@ -31,7 +31,7 @@ def wake_folder(path: Path) -> Path:
     return Path(tempfile.gettempdir(), f"taskq-{digest}-wake")
 
 
-class Listener:
+class WakeSocket:
     """Calls `heard` on this event loop after someone has told the topic."""
 
     def __init__(self, folder: Path, topic: str, heard: Callable[[], object]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from taskq.app import TaskQ
-from taskq.cli.state import State
+from taskq.cli.state import CliState
 from taskq.config.finder import FoundApp, NoAppNamed, find_app, put_first_on_path
 from taskq.config.layers import Source
 from taskq.config.loading import import_modules
@@ -15,7 +15,7 @@ from taskq.config.loading import import_modules
 T = TypeVar("T")
 
 
-def named_app(state: State) -> FoundApp:
+def named_app(state: CliState) -> FoundApp:
     """The app that is named, or plainly meant, with all its tasks.
 
     Raises:
@@ -27,7 +27,7 @@ def named_app(state: State) -> FoundApp:
     return found
 
 
-def app_or_settings(state: State) -> TaskQ:
+def app_or_settings(state: CliState) -> TaskQ:
     """For commands that need a broker and not an app: the app, or one of the settings alone if there is none.
 
     Raises:
@@ -42,7 +42,7 @@ def app_or_settings(state: State) -> TaskQ:
     return app
 
 
-def app_to_reach(state: State) -> TaskQ:
+def app_to_reach(state: CliState) -> TaskQ:
     """For commands to running workers: settings that name a broker are enough, and tasks are not imported.
 
     Raises:
@@ -76,17 +76,17 @@ def own_tasks(app: TaskQ) -> list[str]:
     return sorted(name for name in app.tasks if not name.startswith("celery."))
 
 
-def _change_folder(state: State) -> None:
+def _change_folder(state: CliState) -> None:
     if state.workdir is not None:
         os.chdir(state.workdir)
 
 
-def _prepare(app: TaskQ, state: State) -> None:
+def _prepare(app: TaskQ, state: CliState) -> None:
     _apply(app, state)
     import_modules([*app.conf.imports, *app.conf.include])
 
 
-def _apply(app: TaskQ, state: State) -> None:
+def _apply(app: TaskQ, state: CliState) -> None:
     """The settings of the command line are the strongest; those of --config as strong as `config_from_object`."""
     if state.config is not None:
         put_first_on_path(Path.cwd())

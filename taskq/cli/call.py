@@ -19,7 +19,7 @@ from taskq.cli.params import (
     when,
 )
 from taskq.cli.progress import ProgressBar
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.near import near_match
 
 #: Options of the command that are options of the call, by the same name.
@@ -47,7 +47,7 @@ def _call_options(function: Any) -> Any:
     return function
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.argument("name")
 @click.argument("words", nargs=-1, metavar="[ARGS]...")
 @click.option("-a", "--args", "listed", type=json_list, metavar="JSON", help="arguments as a JSON list")

@@ -4,10 +4,10 @@ import click
 
 from taskq.cli.apps import app_or_settings
 from taskq.cli.output import json_option, print_json, print_table, to_json
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.option("--all", "everything", is_flag=True, help="those with their default, too")
 @json_option
 def conf(*, everything: bool, as_json: bool) -> None:

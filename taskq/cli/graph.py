@@ -15,7 +15,7 @@ from taskq.canvas.graph import Graph
 from taskq.canvas.picture import to_svg
 from taskq.canvas.signature import Signature, as_signature
 from taskq.cli.apps import app_or_settings, connected
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.config.finder import put_first_on_path
 from taskq.config.symbols import load_symbol
 from taskq.results.handles import AsyncResult, GroupResult
@@ -34,7 +34,7 @@ WRITERS: Final[Mapping[str, Callable[[Graph], str]]] = {"text": _to_text, "dot":
 _NAMED: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.argument("workflow")
 @click.option(
     "-f",

@@ -81,7 +81,7 @@ async def send_again(app: TaskQ, letters: Sequence[DeadLetter]) -> dict[str, str
         except PublishErrors as errors:
             refused = dict(errors.failures)
         failures |= {readable[index][0]: str(error) for index, error in refused.items()}
-        await broker.exhume([id_ for index, (id_, _) in enumerate(readable) if index not in refused])
+        await broker.revive([id_ for index, (id_, _) in enumerate(readable) if index not in refused])
     return failures
 
 
@@ -93,4 +93,4 @@ def _again(letter: DeadLetter, message: Message) -> Message:
 async def drop(app: TaskQ, letters: Sequence[DeadLetter]) -> int:
     """Remove letters; how many were still there. Raises OperationalError."""
     broker = await app.open_broker()
-    return len(await broker.exhume([letter.id for letter in letters]))
+    return len(await broker.revive([letter.id for letter in letters]))

@@ -9,10 +9,10 @@ from taskq.cli.apps import app_or_settings, connected, named_app, own_tasks
 from taskq.cli.output import json_option, print_json, print_table
 from taskq.cli.params import names
 from taskq.cli.queues import sizes
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 
 
-@click.command("list", cls=Command)
+@click.command("list", cls=AppCommand)
 @click.argument("what", type=click.Choice(("tasks", "queues")), required=False)
 @click.option("-Q", "--queues", type=names, metavar="NAMES", help="these queues; default: all of the app")
 @json_option

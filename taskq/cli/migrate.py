@@ -13,7 +13,7 @@ from taskq.app import TaskQ
 from taskq.cli.apps import app_or_settings
 from taskq.cli.output import counted, json_option, print_json
 from taskq.cli.params import names
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
 from taskq.seams.broker import Broker, Consumer, open_broker
@@ -29,7 +29,7 @@ _REVOKED = 86400.0
 _ALL = 1_000_000
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("-Q", "--queues", type=names, metavar="NAMES", help="these queues; default: all of the app")
@@ -62,7 +62,7 @@ async def _migrate(
     """How many of each queue were moved, and how many are left. Raises OperationalError."""
     async with _opened(app, source) as old, _opened(app, target) as new:
         for queue in queues:
-            await old.hasten(queue)
+            await old.promote(queue)
         consumer = await old.consume(queues, prefetch=_BATCH)
         try:
             mover = _Mover(old, new, consumer, queues)
@@ -149,4 +149,4 @@ async def _move_letters(old: Broker, new: Broker, queues: set[str]) -> None:
     for start in range(0, len(letters), _BATCH):
         batch = letters[start : start + _BATCH]
         await new.bury(batch)
-        await old.exhume([letter.id for letter in batch])
+        await old.revive([letter.id for letter in batch])

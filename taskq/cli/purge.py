@@ -7,10 +7,10 @@ from taskq.cli.apps import app_or_settings, connected
 from taskq.cli.output import counted, json_option, print_json
 from taskq.cli.params import names
 from taskq.cli.queues import sizes
-from taskq.cli.state import Command, confirm, get_state
+from taskq.cli.state import AppCommand, confirm, get_state
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.option("-Q", "--queues", type=names, metavar="NAMES", help="these queues; default: all of the app")
 @click.option("--dry-run", is_flag=True, help="only tell how many there are")
 @click.option("-f", "--force", is_flag=True, help="do not ask")

@@ -11,54 +11,54 @@ from taskq.app import TaskQ
 from taskq.cli.apps import app_to_reach, connected
 from taskq.cli.output import counted, to_json
 from taskq.cli.params import duration, json_or_word, names
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.errors import OperationalError
 from taskq.near import near_match
 from taskq.seams.urls import mask
 
 
-class Remote(NamedTuple):
+class RemoteVerb(NamedTuple):
     """A command to workers: its arguments by position (`?` may be left out, `*` takes the rest), and its help."""
 
     arguments: Sequence[str]
     help: str
 
 
-INSPECT: Mapping[str, Remote] = {
-    "active": Remote((), "tasks that run"),
-    "active_queues": Remote((), "queues they take from"),
-    "clock": Remote((), "their logical clocks"),
-    "conf": Remote(("with_defaults?",), "their settings"),
-    "memdump": Remote(("samples?",), "the samples of memory taken"),
-    "memsample": Remote((), "take a sample of the memory in use"),
-    "objgraph": Remote(("type?", "num?", "max_depth?"), "refused: it would hold up the event loop"),
-    "ping": Remote((), "are they there"),
-    "query_task": Remote(("ids*",), "where these tasks are"),
-    "registered": Remote(("taskinfoitems*",), "tasks they know, with these attributes"),
-    "report": Remote((), "versions and settings, for bug reports"),
-    "reserved": Remote((), "tasks they hold that do not run yet"),
-    "revoked": Remote((), "ids that are revoked"),
-    "scheduled": Remote((), "tasks they hold until their eta"),
-    "stats": Remote((), "counts, pool, broker, resources"),
+INSPECT: Mapping[str, RemoteVerb] = {
+    "active": RemoteVerb((), "tasks that run"),
+    "active_queues": RemoteVerb((), "queues they take from"),
+    "clock": RemoteVerb((), "their logical clocks"),
+    "conf": RemoteVerb(("with_defaults?",), "their settings"),
+    "memdump": RemoteVerb(("samples?",), "the samples of memory taken"),
+    "memsample": RemoteVerb((), "take a sample of the memory in use"),
+    "objgraph": RemoteVerb(("type?", "num?", "max_depth?"), "refused: it would hold up the event loop"),
+    "ping": RemoteVerb((), "are they there"),
+    "query_task": RemoteVerb(("ids*",), "where these tasks are"),
+    "registered": RemoteVerb(("taskinfoitems*",), "tasks they know, with these attributes"),
+    "report": RemoteVerb((), "versions and settings, for bug reports"),
+    "reserved": RemoteVerb((), "tasks they hold that do not run yet"),
+    "revoked": RemoteVerb((), "ids that are revoked"),
+    "scheduled": RemoteVerb((), "tasks they hold until their eta"),
+    "stats": RemoteVerb((), "counts, pool, broker, resources"),
 }
-CONTROL: Mapping[str, Remote] = {
-    "add_consumer": Remote(
+CONTROL: Mapping[str, RemoteVerb] = {
+    "add_consumer": RemoteVerb(
         ("queue", "exchange?", "exchange_type?", "routing_key?"), "take from this queue, too"
     ),
-    "autoscale": Remote(("max?", "min?"), "bounds of a worker started with --autoscale"),
-    "cancel_consumer": Remote(("queue",), "no longer take from this queue"),
-    "disable_events": Remote((), "no events of tasks"),
-    "enable_events": Remote((), "send events of tasks"),
-    "heartbeat": Remote((), "send an event of life now"),
-    "pool_grow": Remote(("n?",), "run n tasks more at once"),
-    "pool_restart": Remote((), "refused: start the worker anew"),
-    "pool_shrink": Remote(("n?",), "run n tasks fewer at once"),
-    "rate_limit": Remote(("task_name", "rate_limit"), "starts per worker: 10/s, 100/m, 5/h, 0: any"),
-    "revoke": Remote(("task_id*",), "do not run these; --terminate: end those that run"),
-    "revoke_by_stamped_headers": Remote(("headers*",), "the same by stamps: tenant=acme"),
-    "shutdown": Remote((), "stop when running tasks have ended"),
-    "terminate": Remote(("signal", "task_id*"), "end these if they run"),
-    "time_limit": Remote(("task_name", "soft", "hard?"), "seconds"),
+    "autoscale": RemoteVerb(("max?", "min?"), "bounds of a worker started with --autoscale"),
+    "cancel_consumer": RemoteVerb(("queue",), "no longer take from this queue"),
+    "disable_events": RemoteVerb((), "no events of tasks"),
+    "enable_events": RemoteVerb((), "send events of tasks"),
+    "heartbeat": RemoteVerb((), "send an event of life now"),
+    "pool_grow": RemoteVerb(("n?",), "run n tasks more at once"),
+    "pool_restart": RemoteVerb((), "refused: start the worker anew"),
+    "pool_shrink": RemoteVerb(("n?",), "run n tasks fewer at once"),
+    "rate_limit": RemoteVerb(("task_name", "rate_limit"), "starts per worker: 10/s, 100/m, 5/h, 0: any"),
+    "revoke": RemoteVerb(("task_id*",), "do not run these; --terminate: end those that run"),
+    "revoke_by_stamped_headers": RemoteVerb(("headers*",), "the same by stamps: tenant=acme"),
+    "shutdown": RemoteVerb((), "stop when running tasks have ended"),
+    "terminate": RemoteVerb(("signal", "task_id*"), "end these if they run"),
+    "time_limit": RemoteVerb(("task_name", "soft", "hard?"), "seconds"),
 }
 #: Arguments that are text whatever they look like.
 _TEXTS = ("queue", "exchange", "exchange_type", "routing_key", "task_name", "rate_limit", "signal")
@@ -74,10 +74,10 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class Verbs(Command):
+class Verbs(AppCommand):
     """A verb whose first argument is a command to workers, listed and completed."""
 
-    def __init__(self, *args: Any, commands: Mapping[str, Remote], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, commands: Mapping[str, RemoteVerb], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands = commands
         word = click.Argument(["command"], shell_complete=self._complete)
@@ -103,7 +103,7 @@ def _usage(arguments: Sequence[str]) -> str:
     return " ".join(endings.get(name[-1], "{}").format(name.rstrip("?*").upper()) for name in arguments)
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @_options
 def status(*, destination: list[str] | None, timeout: float, as_json: bool) -> int:
     """Who is there. Exit code 69 when nobody answers."""
@@ -140,7 +140,7 @@ def control(
     return _run(command, arguments, destination, timeout, as_json=as_json)
 
 
-def _arguments(command: str, words: Sequence[str], commands: Mapping[str, Remote]) -> dict[str, Any]:
+def _arguments(command: str, words: Sequence[str], commands: Mapping[str, RemoteVerb]) -> dict[str, Any]:
     """Words by position become arguments by name."""
     if command not in commands:
         raise click.UsageError(f"no command {command!r}.{near_match(command, commands)}")

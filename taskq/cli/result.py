@@ -11,11 +11,11 @@ from taskq.cli.outcome import tell
 from taskq.cli.output import json_option, to_json
 from taskq.cli.params import duration
 from taskq.cli.progress import ProgressBar
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.states import READY
 
 
-@click.command(cls=Command)
+@click.command(cls=AppCommand)
 @click.argument("task_id")
 @click.option("-w", "--watch", is_flag=True, help="follow its states until it has ended")
 @click.option("--traceback", is_flag=True, help="if it failed, the traceback of the worker")

@@ -11,7 +11,7 @@ from taskq.near import near_match
 
 
 @dataclass
-class State:
+class CliState:
     """What the shared options said; None where they were not given."""
 
     app: str | None = None
@@ -29,14 +29,14 @@ class State:
             click.echo(text, err=True)
 
 
-def get_state() -> State:
+def get_state() -> CliState:
     """The state of the running command."""
-    return click.get_current_context().ensure_object(State)
+    return click.get_current_context().ensure_object(CliState)
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value is not None and param.name is not None:
-        setattr(ctx.ensure_object(State), param.name, value)
+        setattr(ctx.ensure_object(CliState), param.name, value)
 
 
 def _set_colour(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
@@ -92,14 +92,14 @@ class WithSharedOptions(click.Command):
                     formatter.write_dl(records)
 
 
-class Command(WithSharedOptions):
+class AppCommand(WithSharedOptions):
     """A verb."""
 
 
 class Group(WithSharedOptions, click.Group):
     """A verb with verbs of its own."""
 
-    command_class = Command
+    command_class = AppCommand
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs first."""

@@ -17,7 +17,7 @@ from taskq.cli.apps import named_app
 from taskq.cli.banner import Banner
 from taskq.cli.nodes import node_name
 from taskq.cli.params import duration, names
-from taskq.cli.state import Command, get_state
+from taskq.cli.state import AppCommand, get_state
 from taskq.config.coerce import Range, parse
 from taskq.config.finder import FoundApp
 from taskq.config.layers import Source
@@ -75,7 +75,7 @@ def _autoscale(text: str) -> tuple[int, int]:
     return found
 
 
-@click.command(cls=Command, epilog=_SIGNALS)
+@click.command(cls=AppCommand, epilog=_SIGNALS)
 @click.option(
     "-Q",
     "--queues",

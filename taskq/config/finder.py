@@ -158,7 +158,10 @@ def _attempt(what: str, outcome: str) -> str:
 
 def _failed(name: str, error: Exception) -> str:
     """The module's own traceback: without the frames of the import machinery, nor those of taskq for its own errors."""
-    left_out = ("importlib", str(Path(__file__).parent if isinstance(error, TaskqError) else Path(__file__)))
+    left_out = (
+        "importlib",
+        str(Path(__file__).parent.parent if isinstance(error, TaskqError) else Path(__file__)),
+    )
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -9,7 +9,7 @@ from taskq.clock import now
 from taskq.config.settings import Settings
 from taskq.errors import DecodeError
 from taskq.seams.broker import REVOKED_FOR, Broker
-from taskq.wire.control import Command, Mailbox, read_body, write_command
+from taskq.wire.control import ControlCommand, Mailbox, read_body, write_command
 from taskq.wire.lamport import LamportClock
 from taskq.wire.serializers import get_serializer
 
@@ -17,7 +17,7 @@ from taskq.wire.serializers import get_serializer
 Reply: TypeAlias = dict[str, Any]
 
 
-class Waiting(TypedDict, total=False):
+class ReplyOptions(TypedDict, total=False):
     """Which workers are meant by pattern, and how to wait for their replies; see `Control`."""
 
     pattern: str | None
@@ -28,7 +28,7 @@ class Waiting(TypedDict, total=False):
     callback: Callable[[Reply], Any] | None
 
 
-class Whom(Waiting, total=False):
+class Whom(ReplyOptions, total=False):
     """The same, or workers by their node names."""
 
     destination: Sequence[str] | None
@@ -62,7 +62,7 @@ class Control:
         """Send any command, with its arguments by name."""
         destination = whom.get("destination")
         destination = [destination] if isinstance(destination, str) else destination
-        sent = Command(command, arguments or {}, destination, whom.get("pattern"), whom.get("matcher"))
+        sent = ControlCommand(command, arguments or {}, destination, whom.get("pattern"), whom.get("matcher"))
         sent.clock = self._app.clock.forward()
         if not whom.get("reply"):
             await self._send(sent, expires=0)
@@ -70,14 +70,14 @@ class Control:
         limit = whom.get("limit") or (len(destination) if destination else None)
         return await self._ask(sent, whom.get("timeout", 1.0), limit, whom.get("callback") or _ignore)
 
-    async def _send(self, command: Command, *, expires: float) -> None:
+    async def _send(self, command: ControlCommand, *, expires: float) -> None:
         conf = self._app.conf
         mailbox = mailbox_of(conf)
         message = write_command(command, mailbox, get_serializer(conf.task_serializer), expires=expires)
         await (await self._app.open_broker()).bus.announce(mailbox.requests, [message])
 
     async def _ask(
-        self, command: Command, wait: float, limit: int | None, callback: Callable[[Reply], Any]
+        self, command: ControlCommand, wait: float, limit: int | None, callback: Callable[[Reply], Any]
     ) -> list[Reply]:
         command.ticket, command.reply_to = new_id(), new_id()
         bus = (await self._app.open_broker()).bus
@@ -137,7 +137,7 @@ class Control:
         terminate: bool = False,
         signal: str = "SIGTERM",
         expires: float = REVOKED_FOR,
-        **whom: Unpack[Waiting],
+        **whom: Unpack[ReplyOptions],
     ) -> list[Reply] | None:
         """Have tasks not run: they end as REVOKED. The broker remembers it for workers that start later.
 
@@ -167,7 +167,7 @@ class Control:
         *,
         terminate: bool = False,
         signal: str = "SIGTERM",
-        **whom: Unpack[Waiting],
+        **whom: Unpack[ReplyOptions],
     ) -> list[Reply] | None:
         """The same for all tasks that carry one of these stamps: `{"tenant": ["acme"]}`."""
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
@@ -179,7 +179,7 @@ class Control:
         destination: Sequence[str] | None = None,
         *,
         signal: str = "SIGTERM",
-        **whom: Unpack[Waiting],
+        **whom: Unpack[ReplyOptions],
     ) -> list[Reply] | None:
         """Revoke tasks and end those that run."""
         return await self.revoke(task_id, destination, terminate=True, signal=signal, **whom)
@@ -189,7 +189,7 @@ class Control:
         task_name: str,
         rate_limit: str | float | None,
         destination: Sequence[str] | None = None,
-        **whom: Unpack[Waiting],
+        **whom: Unpack[ReplyOptions],
     ) -> list[Reply] | None:
         """How often each worker may start a task: "10/s", "100/m", "5/h", a number per second; None or 0: no limit."""
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
@@ -201,7 +201,7 @@ class Control:
         soft: float | None = None,
         hard: float | None = None,
         destination: Sequence[str] | None = None,
-        **whom: Unpack[Waiting],
+        **whom: Unpack[ReplyOptions],
     ) -> list[Reply] | None:
         """New time limits of a task, in seconds, for the runs that begin from now on; None: no limit."""
         arguments = {"task_name": task_name, "hard": hard, "soft": soft}

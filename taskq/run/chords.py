@@ -23,7 +23,7 @@ HEADER = 1000
 
 
 @dataclass(slots=True)
-class Part:
+class ChordPart:
     """A result that returns to a chord: the chord's body, the part's place, and the result."""
 
     body: WireSignature
@@ -40,17 +40,17 @@ class Completed:
 
     follow: FollowUps
     results: list[TaskResult] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ChordPart] = field(default_factory=list)
     errbacks: list[tuple[Request, Errbacks]] = field(default_factory=list)
     error: ChordError | None = None
     child: list[Any] = field(default_factory=list)
 
 
-def parts_of(request: Request, result: TaskResult) -> list[Part]:
+def parts_of(request: Request, result: TaskResult) -> list[ChordPart]:
     """The chords that a run's final state returns to: its own, or that of the chain it was a step of."""
     if request.chord is not None:
         result.group_id = request.group
-        return [Part(request.chord, request.group_index, result)]
+        return [ChordPart(request.chord, request.group_index, result)]
     if result.state == states.SUCCESS:
         return []
     # One failed part of a chord is enough: the first.
@@ -92,7 +92,7 @@ def _named(signatures: Iterable[Signature[Any]]) -> Iterator[Signature[Any]]:
         yield from _named(steps(signature.options.get("chain")))
 
 
-def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[Part]:
+def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[ChordPart]:
     """The chords to which a canvas that will not run would have returned."""
     options = signature.options
     if isinstance(signature, chain) and signature.tasks:
@@ -102,7 +102,7 @@ def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[Part]:
     elif options.get("chord") is not None:
         result = _like(failure, options.get("task_id", ""))
         result.group_id = options.get("group_id")
-        yield Part(as_signature(options["chord"]).to_dict(), options.get("group_index"), result)
+        yield ChordPart(as_signature(options["chord"]).to_dict(), options.get("group_index"), result)
     elif isinstance(signature, group):
         for task in signature.tasks:
             yield from _returns(task, failure)
@@ -110,7 +110,7 @@ def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[Part]:
         yield from _returns(step, failure)
 
 
-def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskResult]) -> Completed:
+def completed(app: Preparer, request: Request, part: ChordPart, parts: Sequence[TaskResult]) -> Completed:
     """A chord whose parts are all there, or one of whose parts failed.
 
     Raises:
@@ -128,13 +128,13 @@ def completed(app: Preparer, request: Request, part: Part, parts: Sequence[TaskR
     return _once(Completed(FollowUps(messages, dict(chords)), child=_child(body, part, parts)), part)
 
 
-def _child(body: Signature[Any], part: Part, parts: Sequence[TaskResult]) -> list[Any]:
+def _child(body: Signature[Any], part: ChordPart, parts: Sequence[TaskResult]) -> list[Any]:
     """The body as what comes after its header, so that the workflow can be drawn from its results."""
     known = [[[p.task_id, None], None] for p in parts[:HEADER]]
     return result_tuple(frozen(body, ""), [[part.result.group_id, None], known])
 
 
-def _once(completed: Completed, part: Part) -> Completed:
+def _once(completed: Completed, part: ChordPart) -> Completed:
     """The chord ends with this; its messages are named after it, whoever completes it and however often."""
     group_id = str(part.result.group_id)
     completed.follow.ended.append(group_id)
@@ -143,7 +143,7 @@ def _once(completed: Completed, part: Part) -> Completed:
     return completed
 
 
-def failed_body(app: Preparer, request: Request, part: Part, error: ChordError) -> Completed:
+def failed_body(app: Preparer, request: Request, part: ChordPart, error: ChordError) -> Completed:
     """celery-protocol.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
     body = as_signature(part.body)
     failure = TaskResult(

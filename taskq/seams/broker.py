@@ -121,7 +121,7 @@ class Consumer(Protocol):
         """
         ...
 
-    async def blame(self, delivery: Delivery, count: int = 1) -> None:
+    async def strike(self, delivery: Delivery, count: int = 1) -> None:
         """Before a message with `deaths` is run: should we die now, count it as one death more of this message.
 
         What merely lay in the hands of workers that died stays at 1, however many they were. A `count` of -1
@@ -137,7 +137,7 @@ class Consumer(Protocol):
         """Hold up to so many unsettled at once from now on; what is held already may come on top."""
         ...
 
-    async def turn_to(self, queues: Sequence[str]) -> None:
+    async def subscribe(self, queues: Sequence[str]) -> None:
         """Receive from these queues from now on; what is held of others stays held. Raises OperationalError."""
         ...
 
@@ -196,7 +196,7 @@ class Broker(Protocol):
         """Remove all waiting messages of a queue; returns how many there were."""
         ...
 
-    async def hasten(self, queue: str) -> None:
+    async def promote(self, queue: str) -> None:
         """Deliver the delayed messages of a queue now, to who moves them elsewhere (where they are known by queue).
 
         A worker that receives one parks it again: it bears its `eta`.
@@ -204,7 +204,7 @@ class Broker(Protocol):
         ...
 
     async def recall(self, task_ids: Sequence[str]) -> None:
-        """Deliver the delayed messages of these tasks now (where they can be found by task), as `hasten` does."""
+        """Deliver the delayed messages of these tasks now (where they can be found by task), as `promote` does."""
         ...
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
@@ -220,10 +220,10 @@ class Broker(Protocol):
         ...
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        """Put letters back into the dead-letter store (undo of `exhume`)."""
+        """Put letters back into the dead-letter store (undo of `revive`)."""
         ...
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """Take letters out of the dead-letter store, to publish them again or to drop them."""
         ...
 

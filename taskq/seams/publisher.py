@@ -30,7 +30,7 @@ class Publisher:
     def __init__(self, connect: Callable[[], Awaitable[Broker]], url: str) -> None:
         self._connect = connect
         self.url = url
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Submission] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -42,7 +42,7 @@ class Publisher:
             EncodeError: one of them cannot be written; the others may be safe.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(messages, loop.create_future())
+        call = _Submission(messages, loop.create_future())
         self._waiting.append(call)
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
@@ -58,16 +58,16 @@ class Publisher:
             for call in self._waiting:  # only when the loop is being torn down
                 call.failures.cancel()
 
-    def _batch(self) -> "list[_Call]":
+    def _batch(self) -> "list[_Submission]":
         """The next calls to go together: as many as have MAX_BATCH messages, but at least one."""
-        calls: list[_Call] = []
+        calls: list[_Submission] = []
         size = 0
         while self._waiting and (not calls or size + len(self._waiting[0].messages) <= MAX_BATCH):
             calls.append(self._waiting.popleft())
             size += len(calls[-1].messages)
         return calls
 
-    async def _send(self, calls: "list[_Call]") -> None:
+    async def _send(self, calls: "list[_Submission]") -> None:
         messages = [message for call in calls for message in call.messages]
         failures: dict[int, Exception] = {}
         for start in range(0, len(messages), MAX_BATCH):
@@ -86,7 +86,7 @@ class Publisher:
             start = end
 
 
-class _Call(NamedTuple):
+class _Submission(NamedTuple):
     """The messages of one call, and what will be known of them: index -> error."""
 
     messages: Sequence[Message]

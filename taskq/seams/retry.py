@@ -14,7 +14,7 @@ logger = logging.getLogger("taskq.worker")
 MAX_PAUSE = 5.0
 
 
-async def insist(what: str, act: Callable[[], Awaitable[T]], error: type[Exception]) -> T:
+async def retry_until_done(what: str, act: Callable[[], Awaitable[T]], error: type[Exception]) -> T:
     """Do it until it works: giving up would lose what a task has done. Pauses grow, with jitter."""
     pause = 0.1
     while True:

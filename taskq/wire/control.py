@@ -40,7 +40,7 @@ class Mailbox:
 
 
 @dataclass(slots=True)
-class Command:
+class ControlCommand:
     """A command to workers: to those named, or to those whose name matches the pattern, or to all.
 
     `matcher` is "glob" or "pcre" (a Python regular expression). `reply_to` is the caller's key, "" for no reply.
@@ -76,7 +76,9 @@ class Command:
             raise ValueError(f"the pattern {self.pattern!r} cannot be read: {error}") from None
 
 
-def write_command(command: Command, mailbox: Mailbox, serializer: Serializer, *, expires: float) -> Message:
+def write_command(
+    command: ControlCommand, mailbox: Mailbox, serializer: Serializer, *, expires: float
+) -> Message:
     """The request; `expires` is the Unix time after which nobody waits for replies, 0 for none."""
     body: dict[str, Any] = {
         "method": command.method,
@@ -98,7 +100,7 @@ def write_command(command: Command, mailbox: Mailbox, serializer: Serializer, *,
     )
 
 
-def read_command(message: Message, accept: Collection[str]) -> Command:
+def read_command(message: Message, accept: Collection[str]) -> ControlCommand:
     """Read a request.
 
     Raises:
@@ -108,7 +110,7 @@ def read_command(message: Message, accept: Collection[str]) -> Command:
     method, arguments = body.get("method"), body.get("arguments") or {}
     if not (isinstance(method, str) and isinstance(arguments, dict)):
         raise DecodeError("not a control command: no method and arguments")
-    command = Command(method, arguments, clock=message.headers.get("clock"))
+    command = ControlCommand(method, arguments, clock=message.headers.get("clock"))
     command.destination = _names(body.get("destination"))
     command.pattern, command.matcher = _text(body, "pattern"), _text(body, "matcher")
     reply = body.get("reply_to")
@@ -119,7 +121,7 @@ def read_command(message: Message, accept: Collection[str]) -> Command:
     return command
 
 
-def write_reply(command: Command, node: str, value: Any, clock: int) -> Message:
+def write_reply(command: ControlCommand, node: str, value: Any, clock: int) -> Message:
     """What a worker answers; always JSON. Raises EncodeError."""
     return Message(
         {"ticket": command.ticket, "clock": clock},

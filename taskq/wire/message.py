@@ -33,7 +33,7 @@ class Delivery:
     """A message in our custody: settle it exactly once.
 
     `tag` means something only to the consumer that made it. `deaths` tells of earlier holders that died: 1 if any
-    did, more if they had blamed this message for it (`Consumer.blame`). `serial` names the message the same at
+    did, more if they had blamed this message for it (`Consumer.strike`). `serial` names the message the same at
     each of its deliveries, "" where the broker has no such name. `once` are the names (`Message.once`) of what
     was published because of it: they need not be remembered much longer once it is settled. Compared and hashed
     by identity.

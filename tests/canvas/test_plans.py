@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taskq.broker_adapters.memory.broker import HUBS, Hub
+from taskq.broker_adapters.memory.broker import HUBS, MessageHub
 from taskq.seams.broker import BROKERS
 from taskq.seams.store import STORES
 from taskq.wire.envelope import loads
@@ -33,7 +33,7 @@ def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
 class Recorder:
     """Every message that was put into a queue of a memory broker, redeliveries aside."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: MessageHub) -> None:
         self.sent: Sent = Counter()
         self._add = hub.add
         hub.add = self.add  # type: ignore[method-assign]  # looks on

@@ -165,8 +165,8 @@ class Refusing:
         await self._broker.publish([m for i, m in enumerate(messages) if i not in refused])
         raise PublishErrors(refused)
 
-    async def exhume(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        return await self._broker.exhume(ids)
+    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        return await self._broker.revive(ids)
 
 
 async def test_what_a_broker_refuses_stays(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,10 +417,10 @@ async def test_turning_to_other_queues(connect: ConnectBroker, queue: str, other
     consumer = await broker.consume([queue], prefetch=100)
     await broker.publish(messages(queue, 1))
     held = await take(consumer, 1)
-    await consumer.turn_to([queue, other])
+    await consumer.subscribe([queue, other])
     await broker.publish(messages(other, 2))
     await consumer.settle(ack=await take(consumer, 2))
-    await consumer.turn_to([other])
+    await consumer.subscribe([other])
     await consumer.settle(requeue=held)
     await assert_silent(consumer)
     await broker.publish([message(other, 7)])
@@ -435,13 +435,13 @@ async def test_turning_reaches_a_waiting_receive_and_none_may_be_left(
     consumer = await broker.consume([queue], prefetch=100)
     waiting = asyncio.create_task(take(consumer, 1, ack=True))
     await asyncio.sleep(0)
-    await consumer.turn_to([other])
+    await consumer.subscribe([other])
     await broker.publish([message(other, 3)])
     assert numbers(await waiting) == [3]
-    await consumer.turn_to([])
+    await consumer.subscribe([])
     await broker.publish(messages(other, 1))
     await assert_silent(consumer)
-    await consumer.turn_to([other])
+    await consumer.subscribe([other])
     assert numbers(await take(consumer, 1, ack=True)) == [0]
 
 
@@ -452,7 +452,7 @@ async def test_turning_away_gives_back_what_came_ahead(
     consumer = await broker.consume([queue], prefetch=100)
     await broker.publish(messages(queue, 20))
     await consumer.settle(ack=await take(consumer, 1))
-    await consumer.turn_to([other])
+    await consumer.subscribe([other])
     assert numbers(await take(await elsewhere.consume([queue], prefetch=100), 19)) == [*range(1, 20)]
 
 
@@ -578,7 +578,7 @@ async def test_deaths_are_counted_and_survive_requeue_and_park(
         (delivery,) = await take(victim, 1, within=BACK + 1)
         assert delivery.deaths == expected
         if delivery.deaths:
-            await victim.blame(delivery)
+            await victim.strike(delivery)
     holder = await (await connect(lease=30)).consume([queue], prefetch=1)
     (delivery,) = await take(holder, 1, within=BACK + 1)
     assert delivery.deaths == 3
@@ -605,8 +605,8 @@ async def test_what_is_not_blamed_stays_at_one_death(
         assert delivery.deaths == expected
     holder = await (await connect(lease=30)).consume([queue], prefetch=1)
     (delivery,) = await take(holder, 1, within=BACK + 1)
-    await holder.blame(delivery)
-    await holder.blame(delivery, -1)
+    await holder.strike(delivery)
+    await holder.strike(delivery, -1)
     await holder.settle(requeue=[delivery])
     (delivery,) = await take(holder, 1)
     assert delivery.deaths == 1
@@ -666,7 +666,7 @@ async def test_a_dead_holder_s_poison_comes_back_with_the_rest(
     again = await take(heir, 3, within=BACK)
     assert {(delivery.redelivered, delivery.deaths) for delivery in again} == {(True, 1)}
     for delivery in again:
-        await heir.blame(delivery)
+        await heir.strike(delivery)
     await heir.settle(ack=again)
 
 
@@ -740,15 +740,15 @@ async def test_hastened_messages_come_at_once_and_unchanged(
     await broker.publish(sent)
     held = await take(consumer, 3)
     await consumer.park([(delivery, time() + 3600) for delivery in held])
-    await broker.hasten(other)
+    await broker.promote(other)
     (first,) = await take(consumer, 1, within=5)
     assert first.message == sent[2]
-    await broker.hasten(queue)
+    await broker.promote(queue)
     rest = await take(consumer, 2, within=5)
     assert sorted(numbers(rest)) == [1, 2]
     assert {delivery.deaths for delivery in rest} == {0}
     await consumer.settle(ack=[first, *rest])
-    await broker.hasten(queue)
+    await broker.promote(queue)
     await assert_silent(consumer)
 
 
@@ -804,7 +804,7 @@ async def test_of_two_parked_messages_of_one_task_none_is_lost(
     await consumer.park([(delivery, time() + 3600) for delivery in held])
     assert await broker.size(queue) == 2
     await broker.recall(["id-1"])
-    await broker.hasten(queue)
+    await broker.promote(queue)
     assert numbers(await take(consumer, 2, within=5, ack=True)) == [1, 1]
     assert await broker.size(queue) == 0
 
@@ -893,11 +893,11 @@ async def test_dead_letters_newest_first_up_to_the_limit(connect: ConnectBroker,
 async def test_exhumed_letters_are_taken_out(connect: ConnectBroker, queue: str) -> None:
     broker = await connect()
     letters = await make_dead(broker, queue, 3)
-    taken = await broker.exhume([letters[2].id, "no such letter", letters[0].id])
+    taken = await broker.revive([letters[2].id, "no such letter", letters[0].id])
     assert sorted(letter.reason for letter in taken) == ["reason 0", "reason 2"]
     assert [letter.reason for letter in await broker.dead()] == ["reason 1"]
-    assert list(await broker.exhume([letters[0].id])) == []
-    assert list(await broker.exhume([])) == []
+    assert list(await broker.revive([letters[0].id])) == []
+    assert list(await broker.revive([])) == []
     await broker.publish([letter.message for letter in taken if letter.message is not None])
     consumer = await broker.consume([queue], prefetch=5)
     assert sorted(numbers(await take(consumer, 2, ack=True))) == [0, 2]
@@ -906,21 +906,21 @@ async def test_exhumed_letters_are_taken_out(connect: ConnectBroker, queue: str)
 async def test_exhume_finds_letters_beyond_the_newest(connect: ConnectBroker, queue: str) -> None:
     broker = await connect()
     letters = await make_dead(broker, queue, 30)
-    assert len(await broker.exhume([letter.id for letter in letters[10:]])) == 20
+    assert len(await broker.revive([letter.id for letter in letters[10:]])) == 20
     assert [letter.id for letter in await broker.dead()] == [letter.id for letter in letters[:10]]
 
 
 async def test_bury_puts_letters_back(connect: ConnectBroker, queue: str) -> None:
     broker = await connect()
     letters = await make_dead(broker, queue, 3)
-    taken = await broker.exhume([letter.id for letter in letters])
+    taken = await broker.revive([letter.id for letter in letters])
     await broker.bury(taken)
     again = list(await broker.dead())
     assert [(x.queue, x.reason, x.message) for x in again] == [
         (x.queue, x.reason, x.message) for x in letters
     ]
     assert [x.at for x in again] == pytest.approx([x.at for x in letters], abs=0.001)
-    assert len(await broker.exhume([letter.id for letter in again])) == 3
+    assert len(await broker.revive([letter.id for letter in again])) == 3
 
 
 async def test_unreadable_letters_keep_their_bytes(connect: ConnectBroker, queue: str) -> None:

@@ -170,10 +170,10 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @precondition(holding)
     @rule(who=WHO)
-    def blame(self, who: int) -> None:
+    def strike(self, who: int) -> None:
         who = who if self.held[who] else 1 - who
         n, delivery = next(iter(self.held[who].items()))
-        self.run(lambda: self.consumers[who].blame(delivery))
+        self.run(lambda: self.consumers[who].strike(delivery))
         self.deaths[n] += 1
 
     @precondition(lambda self: not self.waiting and not self.held[0])

@@ -14,7 +14,7 @@ from taskq import Signature, Task, TaskQ, chain, chord, group, signature
 from taskq.canvas.lowering import frozen, result_tuple
 from taskq.canvas.signature import as_signature
 from taskq.errors import Replaced
-from taskq.run.chords import Part, completed
+from taskq.run.chords import ChordPart, completed
 from taskq.run.followups import after_failure, after_success, replaced
 from taskq.seams.store import StoreConfig, TaskResult, open_store
 from taskq.wire.envelope import loads
@@ -273,7 +273,7 @@ def test_the_body_of_a_chord_is_sent_as_celery_sends_it() -> None:
     parts = [TaskResult("a", "SUCCESS", 2), TaskResult("b", "SUCCESS", 4)]
     run = run_of(chord([add.s(1, 1), add.s(2, 2)], sink(xsum.s())))
     assert run.chord is not None
-    done = completed(app, run, Part(run.chord, 1, parts[1]), parts)
+    done = completed(app, run, ChordPart(run.chord, 1, parts[1]), parts)
     assert compared(done.follow.messages) == compared(
         of_celery("body_message_sent_by_worker", "chords_redis")
     )

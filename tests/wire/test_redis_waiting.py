@@ -108,7 +108,7 @@ async def test_a_rejected_fanout_message_goes_to_the_dead_letters(broker: RedisB
     assert (letter.queue, letter.reason) == ("shout", "no use")
     assert letter.message is not None
     assert letter.message.headers["id"] == "x"
-    assert [one.id for one in await broker.exhume([letter.id])] == [letter.id]
+    assert [one.id for one in await broker.revive([letter.id])] == [letter.id]
 
 
 async def test_lists_of_expiring_queues_are_kept_for_as_long_as_they_are_used(

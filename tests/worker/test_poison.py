@@ -31,7 +31,7 @@ async def place_redis(redis_url: str) -> AsyncIterator[Place]:
     async with place.app() as app:
         broker = await app.open_broker()
         await broker.purge("celery")
-        await broker.exhume([letter.id for letter in await broker.dead()])
+        await broker.revive([letter.id for letter in await broker.dead()])
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -147,7 +147,7 @@ async def fuzzed(app: TaskQ, count: int, seed: int) -> None:
             if len(batch) == 500:
                 await broker.publish(batch)
                 await next_good_job_runs(app, worker)
-                await broker.exhume([letter.id for letter in await broker.dead(100_000)])
+                await broker.revive([letter.id for letter in await broker.dead(100_000)])
                 batch = []
         await broker.publish(batch)
         await next_good_job_runs(app, worker)

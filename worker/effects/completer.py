@@ -14,22 +14,22 @@ from taskq.canvas.signature import new_id
 from taskq.clock import now
 from taskq.errors import EncodeError, OperationalError, StoreError, Unroutable
 from taskq.run.outcome import FollowUps, Outcome, Settle
-from taskq.run.states import failure_of, unhandled
 from taskq.seams.broker import Broker, Consumer
 from taskq.seams.publisher import failures_of
-from taskq.seams.retry import insist
+from taskq.seams.retry import retry_until_done
 from taskq.seams.store import ResultStore, TaskResult
 from taskq.states import READY
 from taskq.wire.message import DeadLetter, Delivery, Message
 from taskq.wire.protocol import task_id_of
 from taskq.worker.effects.effects import Effects
 from taskq.worker.intake.custody import Custody
+from taskq.worker.run.states import failure_of, unhandled
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Pending:
     """One thing to do, in order: states to store, then perhaps the end of a delivery or an early ack."""
 
     results: Sequence[TaskResult] = ()
@@ -72,7 +72,7 @@ class Completer:
         self._sent = sent
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._pile: list[_Entry] = []
+        self._pile: list[_Pending] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,25 +85,25 @@ class Completer:
 
     def put(self, outcome: Outcome) -> None:
         """Carry out an outcome, in turn."""
-        self._add(_Entry(outcome.results, outcome))
+        self._add(_Pending(outcome.results, outcome))
 
     def record(self, result: TaskResult) -> Awaitable[None]:
         """Store one state, in turn; the awaitable is done when it is stored."""
         done = self._loop.create_future()
-        self._add(_Entry([result], done=done))
+        self._add(_Pending([result], done=done))
         return done
 
     def report(self, result: TaskResult) -> Awaitable[None] | None:
         """The same from any thread; in one without our loop there is nothing to await."""
         if threading.get_ident() == self._thread:
             return self.record(result)
-        self._loop.call_soon_threadsafe(self._add, _Entry([result]))
+        self._loop.call_soon_threadsafe(self._add, _Pending([result]))
         return None
 
     def acknowledge(self, delivery: Delivery) -> Awaitable[None]:
         """Settle a delivery before its run (`acks_late=False`); done when the broker has it."""
         done = self._loop.create_future()
-        self._add(_Entry(acknowledge=delivery, done=done))
+        self._add(_Pending(acknowledge=delivery, done=done))
         return done
 
     async def save(self, result: TaskResult) -> None:
@@ -112,9 +112,9 @@ class Completer:
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         """Have a part return to its chord; see `ResultStore.join`."""
-        return await insist("join a chord", lambda: self._store.join(part, index), StoreError)
+        return await retry_until_done("join a chord", lambda: self._store.join(part, index), StoreError)
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entry: _Pending) -> None:
         self._pile.append(entry)
         self._idle.clear()
         self._wake.set()
@@ -135,7 +135,7 @@ class Completer:
         """Wait until everything handed in so far is carried out."""
         await self._idle.wait()
 
-    async def _flush(self, batch: Sequence[_Entry]) -> None:
+    async def _flush(self, batch: Sequence[_Pending]) -> None:
         ended = [entry.outcome for entry in batch if entry.outcome is not None]
         lost = await self._lost([outcome.delivery for outcome in ended])
         if lost:
@@ -146,7 +146,7 @@ class Completer:
             if entry.done is not None and not entry.done.done():
                 entry.done.set_result(None)
 
-    async def _carry_out(self, batch: Sequence[_Entry]) -> None:
+    async def _carry_out(self, batch: Sequence[_Pending]) -> None:
         """In order; where that cannot be, each alone, so that one poisoned outcome is put away and ends nobody else."""
         try:
             await self._take_effect(batch)
@@ -157,16 +157,16 @@ class Completer:
                 return
             await self._put_away(batch[0], error)
 
-    async def _put_away(self, entry: _Entry, error: Exception) -> None:
+    async def _put_away(self, entry: _Pending, error: Exception) -> None:
         """An entry that has no effect alone either. If the same happens to this, it is not the entry's fault."""
         logger.error("could not carry out what a run came to", exc_info=error)
         if entry.outcome is not None:
             away = unhandled(entry.outcome.delivery, error)
-            await self._take_effect([_Entry(away.results, away)])
+            await self._take_effect([_Pending(away.results, away)])
         elif entry.done is not None and not entry.done.done():
             entry.done.set_exception(error)
 
-    async def _take_effect(self, batch: Sequence[_Entry]) -> None:
+    async def _take_effect(self, batch: Sequence[_Pending]) -> None:
         outcomes = [entry.outcome for entry in batch if entry.outcome is not None]
         await self._save([result for entry in batch for result in entry.results])
         await self._send([_named(outcome) for outcome in outcomes if outcome.follow is not None])
@@ -179,7 +179,7 @@ class Completer:
         if not results:
             return
         try:
-            await insist("store results", lambda: self._store.save(results), StoreError)
+            await retry_until_done("store results", lambda: self._store.save(results), StoreError)
         except EncodeError:
             for result in results:
                 await self._save_alone(result)
@@ -187,27 +187,27 @@ class Completer:
     async def _save_alone(self, result: TaskResult) -> None:
         """After a batch that the serializer refused: only the result at fault becomes a FAILURE."""
         try:
-            await insist("store a result", lambda: self._store.save([result]), StoreError)
+            await retry_until_done("store a result", lambda: self._store.save([result]), StoreError)
         except EncodeError as error:
             logger.error("the state %s of %s cannot be stored: %s", result.state, result.task_id, error)  # noqa: TRY400 - a traceback says no more
             if result.state in READY:  # else its task goes on
                 failure = failure_of(result.task_id, error, like=result)
-                await insist("store a result", lambda: self._store.save([failure]), StoreError)
+                await retry_until_done("store a result", lambda: self._store.save([failure]), StoreError)
 
     async def _send(self, follows: Sequence[FollowUps]) -> None:
         """A chord is begun before its members are sent, and has ended when its body is safe."""
         begun = {chord: size for follow in follows for chord, size in follow.begun.items()}
         if begun:
-            await insist("begin chords", lambda: self._store.begin_chords(begun), StoreError)
+            await retry_until_done("begin chords", lambda: self._store.begin_chords(begun), StoreError)
         await self._publish([message for follow in follows for message in follow.messages])
         ended = [chord for follow in follows for chord in follow.ended]
         if ended:
-            await insist("end chords", lambda: self._store.end_chords(ended), StoreError)
+            await retry_until_done("end chords", lambda: self._store.end_chords(ended), StoreError)
 
     async def _publish(self, messages: list[Message]) -> None:
         if messages:
             await self._sending(messages)
-            await insist("publish", lambda: self._attempt(messages), OperationalError)
+            await retry_until_done("publish", lambda: self._attempt(messages), OperationalError)
 
     async def _attempt(self, messages: list[Message]) -> None:
         """Publish follow-ups. What was accepted is never sent twice; what never can be is put away."""
@@ -237,7 +237,7 @@ class Completer:
             if not isinstance(error, EncodeError):
                 letters.append(DeadLetter(new_id(), message.routing_key, str(error), now(), message))
         if letters:
-            await insist("bury messages", lambda: self._broker.bury(letters), OperationalError)
+            await retry_until_done("bury messages", lambda: self._broker.bury(letters), OperationalError)
         for message, error in messages:
             outcome = await self._unsent(message, error)
             await self._save(outcome.results)
@@ -250,7 +250,7 @@ class Completer:
         reject = [(o.delivery, _written(o.reason)) for o in outcomes if o.settle is Settle.REJECT]
         if ack or requeue or reject:
             self._custody.leave([outcome.delivery for outcome in outcomes])
-            await insist(
+            await retry_until_done(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
                 OperationalError,

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from taskq import signals
 from taskq.errors import OperationalError
 from taskq.run.outcome import Outcome, Settle
-from taskq.run.states import unhandled
 from taskq.seams.broker import Broker, Consumer
-from taskq.seams.retry import insist
+from taskq.seams.retry import retry_until_done
 from taskq.wire.message import Delivery
 from taskq.worker.intake.admission import Admission
 from taskq.worker.intake.custody import Custody
@@ -19,6 +18,7 @@ from taskq.worker.intake.throttle import Throttle
 from taskq.worker.intake.timers import Timers
 from taskq.worker.run.job import Job
 from taskq.worker.run.runlog import RunLog
+from taskq.worker.run.states import unhandled
 from taskq.worker.run.verdict import REVOKED, Verdict
 
 logger = logging.getLogger("taskq.worker")
@@ -141,11 +141,13 @@ class Intake:
         """Have the broker keep these. One that was revoked since it was looked at comes back at once."""
         deliveries = [(job.delivery, until) for job, until in parked]
         self._custody.leave([delivery for delivery, _ in deliveries])
-        await insist("park tasks", lambda: self._consumer.park(deliveries), OperationalError)
+        await retry_until_done("park tasks", lambda: self._consumer.park(deliveries), OperationalError)
         self._custody.release([delivery for delivery, _ in deliveries])
         revoked = await self._revoked([job for job, _ in parked])
         if late := [job.request.id for job, _ in parked if self._is_revoked(job, revoked)]:
-            await insist("recall revoked tasks", lambda: self._broker.recall(late), OperationalError)
+            await retry_until_done(
+                "recall revoked tasks", lambda: self._broker.recall(late), OperationalError
+            )
 
     @property
     def waiting(self) -> int:
@@ -166,7 +168,9 @@ class Intake:
     async def _revoked(self, jobs: Sequence[Job]) -> Collection[str]:
         """By which of their keys the broker knows some of these to be revoked."""
         keys = [key for job in jobs for key in keys_of(job.request)]
-        return await insist("ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError)
+        return await retry_until_done(
+            "ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError
+        )
 
     async def _decided(self, delivery: Delivery, deciding: Awaitable[Outcome]) -> Outcome:
         """What becomes of a message that is not run. Where that cannot be told in full, it is put away at least."""

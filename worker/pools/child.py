@@ -27,12 +27,12 @@ from taskq.wire.repr import saferepr
 from taskq.wire.request import current
 from taskq.worker.pools.child_protocol import (
     LENGTH,
-    Call,
     Ended,
     Interrupt,
-    Log,
+    LogRecord,
     Ready,
-    State,
+    RunCall,
+    StateUpdate,
     framed,
     pack_error,
     pack_value,
@@ -64,7 +64,7 @@ class Child:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._stream = sock.makefile("rb")
-        self._calls: SimpleQueue[Call] = SimpleQueue()
+        self._calls: SimpleQueue[RunCall] = SimpleQueue()
         self._sending = threading.RLock()
         self._running = 0  # number of the run whose function is being executed
         self._interrupted = 0  # number of the run that is to be interrupted
@@ -132,7 +132,7 @@ class Child:
 
     # --- runs -----------------------------------------------------------------------------------------------
 
-    def _execute(self, call: Call) -> None:
+    def _execute(self, call: RunCall) -> None:
         request = call.request
         request.record = self._record
         try:
@@ -142,7 +142,7 @@ class Child:
         request.record = None
         self._send(Ended(payload, failed, request.children, _peak_memory()))
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: RunCall) -> Any:
         current.set(call.request)
         task = self._find(call)
         try:
@@ -152,7 +152,7 @@ class Child:
         finally:
             self._running = 0
 
-    def _find(self, call: Call) -> Task[Any, Any, Any]:
+    def _find(self, call: RunCall) -> Task[Any, Any, Any]:
         task = attrgetter(call.name)(import_module(call.module))
         if not isinstance(task, Task):
             raise ConfigError(
@@ -165,7 +165,7 @@ class Child:
 
     def _record(self, result: TaskResult) -> None:
         if survives(result):
-            self._send(State(result))
+            self._send(StateUpdate(result))
         else:
             logger.error("the state %s of %s cannot leave its process", result.state, result.task_id)
 
@@ -180,7 +180,7 @@ class Child:
 
     def log(self, record: logging.LogRecord) -> None:
         """Hand a record to the worker."""
-        self._send(Log(record))
+        self._send(LogRecord(record))
 
 
 class _ToWorker(logging.Handler):

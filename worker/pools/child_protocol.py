@@ -41,7 +41,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RunCall:
     """Run the task that is `name` in `module`."""
 
     number: int
@@ -63,14 +63,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StateUpdate:
     """From a child: a state to store."""
 
     result: TaskResult
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class LogRecord:
     """From a child: a record for the worker's log."""
 
     record: logging.LogRecord

@@ -23,13 +23,13 @@ from taskq.task import Task
 from taskq.wire.request import Request
 from taskq.worker.pools.child_protocol import (
     LENGTH,
-    Call,
     Ended,
     Interrupt,
-    Log,
+    LogRecord,
     Ready,
+    RunCall,
     Setup,
-    State,
+    StateUpdate,
     framed,
     unpack_error,
 )
@@ -214,7 +214,7 @@ class ChildProcess:
         """Have a task run."""
         self.runs += 1
         module, name = place
-        call = Call(self.runs, module, name, dataclasses.replace(request, record=None))
+        call = RunCall(self.runs, module, name, dataclasses.replace(request, record=None))
         self.send(call)
         self._run = ProcessRun(self, request, self.runs)
         return self._run
@@ -276,11 +276,13 @@ class ChildProcess:
         if isinstance(frame, Ready):
             if not self.ready.done():  # else nobody waits any more, and it is being killed
                 self.ready.set_result(None)
-        elif isinstance(frame, Log):
+        elif isinstance(frame, LogRecord):
             target = logging.getLogger(frame.record.name)
             if target.isEnabledFor(frame.record.levelno):
                 target.handle(frame.record)
-        elif isinstance(frame, State) and self._run is not None and self._run.request.record is not None:
+        elif (
+            isinstance(frame, StateUpdate) and self._run is not None and self._run.request.record is not None
+        ):
             self._run.request.record(frame.result)
         elif isinstance(frame, Ended) and self._run is not None:
             self._end(self._run, frame)

@@ -38,7 +38,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 @dataclass(slots=True)
-class _Place:
+class _Seat:
     """One of the processes that there should be: the one that runs, or when the next is to be started (inf: never)."""
 
     number: int
@@ -59,13 +59,13 @@ class Supervisor:
 
     command: Callable[[int], Sequence[str]]
     count: int
-    _places: list[_Place] = field(default_factory=list)
+    _places: list[_Seat] = field(default_factory=list)
     _stopping: bool = False
     _worst: int = 0
 
     def run(self) -> int:
         """Supervise until all have ended in good order or are told to stop; the worst of their exit codes."""
-        self._places = [_Place(number) for number in range(1, self.count + 1)]
+        self._places = [_Seat(number) for number in range(1, self.count + 1)]
         with self._signals() as woken:
             while True:
                 self._start_due()
@@ -81,7 +81,7 @@ class Supervisor:
                 place.process = subprocess.Popen(self.command(place.number))  # noqa: S603 - our own command line
                 place.started = now
 
-    def _is_over(self, place: _Place) -> bool:
+    def _is_over(self, place: _Seat) -> bool:
         return self._stopping or place.due == math.inf
 
     def _wait(self, woken: int) -> None:
@@ -98,7 +98,7 @@ class Supervisor:
                 place.process = None
                 self._ended(place, code)
 
-    def _ended(self, place: _Place, code: int) -> None:
+    def _ended(self, place: _Seat, code: int) -> None:
         """Another is started, unless we stop, this one was told to end, or the next would end like it."""
         now = time.monotonic()
         lived = now - place.started

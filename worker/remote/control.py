@@ -8,7 +8,7 @@ from typing import Any
 from taskq.errors import DecodeError, EncodeError, OperationalError
 from taskq.remote.control import mailbox_of
 from taskq.seams.bus import Exchange, Listener
-from taskq.wire.control import Command, read_command, write_reply
+from taskq.wire.control import ControlCommand, read_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.repr import saferepr
 from taskq.worker.remote import diagnosis, inspection, steering
@@ -77,7 +77,7 @@ class RemoteControl:
         except Exception:
             logger.exception("a control command failed")
 
-    async def _carry_out(self, command: Command) -> Any:
+    async def _carry_out(self, command: ControlCommand) -> Any:
         """Its value; errors are values, too, as with Celery."""
         try:
             value = COMMANDS[command.method].handler(self._panel, **command.arguments)
@@ -88,7 +88,7 @@ class RemoteControl:
             logger.info("control command %s failed: %r", saferepr(command.method, 60), error)
             return {"error": repr(error)}
 
-    async def _reply(self, command: Command, value: Any) -> None:
+    async def _reply(self, command: ControlCommand, value: Any) -> None:
         panel = self._panel
         tick = panel.app.clock.forward()
         try:

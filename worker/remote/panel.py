@@ -65,7 +65,7 @@ class NoReply(Exception):
     """Raised by a command that answers nothing."""
 
 
-class Entry(NamedTuple):
+class PanelCommand(NamedTuple):
     """A command in the table."""
 
     kind: Kind
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
     summary: str
 
 
-COMMANDS: dict[str, Entry] = {}
+COMMANDS: dict[str, PanelCommand] = {}
 
 
 def command(kind: Kind, *aliases: str) -> Callable[[Handler], Handler]:
@@ -82,7 +82,7 @@ def command(kind: Kind, *aliases: str) -> Callable[[Handler], Handler]:
     def enter(handler: Handler) -> Handler:
         summary = (inspect.getdoc(handler) or "").partition("\n")[0]
         for name in (handler.__name__, *aliases):
-            COMMANDS[name] = Entry(kind, handler, summary)
+            COMMANDS[name] = PanelCommand(kind, handler, summary)
         return handler
 
     return enter

@@ -156,7 +156,7 @@ async def add_consumer(
     given = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key, **options}
     if name not in panel.queues:
         panel.app.router.declare(name, {key: value for key, value in given.items() if value is not None})
-        await panel.consumer.turn_to([*panel.queues, name])
+        await panel.consumer.subscribe([*panel.queues, name])
         panel.queues.append(name)
     return {"ok": f"add consumer {name}"}
 
@@ -166,7 +166,7 @@ async def cancel_consumer(panel: Panel, queue: str, **_: Any) -> Reply:
     """Take from a queue no longer."""
     [name] = _texts(queue)
     if name in panel.queues:
-        await panel.consumer.turn_to([other for other in panel.queues if other != name])
+        await panel.consumer.subscribe([other for other in panel.queues if other != name])
         panel.queues.remove(name)
     return {"ok": f"no longer consuming from {name}"}
 

@@ -10,7 +10,6 @@ from taskq import signals, states
 from taskq.app import TaskQ
 from taskq.errors import TaskRevokedError
 from taskq.run.outcome import Outcome
-from taskq.run.states import stored_state
 from taskq.wire.request import current
 from taskq.worker.effects.effects import Effects
 from taskq.worker.pools.processes import ProcessLost, ProcessPool
@@ -18,6 +17,7 @@ from taskq.worker.pools.threads import ThreadPool
 from taskq.worker.run.drive import CoroutineRun
 from taskq.worker.run.job import Job, Place
 from taskq.worker.run.limits import Limits, Run
+from taskq.worker.run.states import stored_state
 from taskq.worker.run.verdict import EXPIRED, TERMINATED, Verdict
 
 

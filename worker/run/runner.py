@@ -10,12 +10,12 @@ from typing import Any
 from taskq import states
 from taskq.errors import OperationalError, TaskRevokedError
 from taskq.run.outcome import Outcome, Settle
-from taskq.run.states import stored_state
 from taskq.seams.broker import Consumer
-from taskq.seams.retry import insist
+from taskq.seams.retry import retry_until_done
 from taskq.wire.exceptions import encode_exception
 from taskq.worker.run.executor import Executor
 from taskq.worker.run.job import Job, Place
+from taskq.worker.run.states import stored_state
 from taskq.worker.run.ticks import clock_of
 
 logger = logging.getLogger("taskq.worker")
@@ -129,20 +129,22 @@ class Runner:
             self._end(job, outcome)
 
     async def _execute_accused(self, job: Job) -> Outcome:
-        await self._blame(job, 1)
+        await self._strike(job, 1)
         outcome = await self._executor.execute(job)
         if outcome.settle is Settle.REQUEUE and not outcome.died:
-            await self._blame(job, -1)
+            await self._strike(job, -1)
         return outcome
 
     async def _execute(self, job: Job) -> Outcome:
         outcome = await self._executor.execute(job)
         if outcome.died:
-            await self._blame(job, 1)
+            await self._strike(job, 1)
         return outcome
 
-    async def _blame(self, job: Job, count: int) -> None:
-        await insist("blame a task", lambda: self._consumer.blame(job.delivery, count), OperationalError)
+    async def _strike(self, job: Job, count: int) -> None:
+        await retry_until_done(
+            "blame a task", lambda: self._consumer.strike(job.delivery, count), OperationalError
+        )
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._put(outcome)

@@ -22,7 +22,7 @@ from taskq.errors import (
     UntrustedMessage,
     WorkerLostError,
 )
-from taskq.run.chords import Completed, Part, completed, failed_body, failed_chain, parts_of
+from taskq.run.chords import ChordPart, Completed, completed, failed_body, failed_chain, parts_of
 from taskq.run.followups import (
     Errbacks,
     after_failure,
@@ -34,7 +34,6 @@ from taskq.run.followups import (
 from taskq.run.hooks import Hooks
 from taskq.run.outcome import FollowUps, Outcome, Settle
 from taskq.run.retries import is_retried, retry_by_itself
-from taskq.run.states import extended, failure_of, is_ignored, stored_state
 from taskq.seams.store import TaskResult
 from taskq.wire.exceptions import encode_exception
 from taskq.wire.message import Delivery, Message
@@ -46,6 +45,7 @@ from taskq.worker.pools.child_protocol import RemoteTraceback
 from taskq.worker.pools.processes import ProcessLost
 from taskq.worker.run.job import Job
 from taskq.worker.run.runlog import RunLog
+from taskq.worker.run.states import extended, failure_of, is_ignored, stored_state
 
 logger = logging.getLogger("taskq.worker")
 
@@ -302,7 +302,7 @@ class Verdict:
                 await self._errbacks(errbacks, stand_in, done.error or ChordError(), None, outcome)
             waiting += done.parts
 
-    def _completed(self, request: Request, part: Part, joined: Sequence[TaskResult]) -> Completed:
+    def _completed(self, request: Request, part: ChordPart, joined: Sequence[TaskResult]) -> Completed:
         try:
             return completed(self._app, request, part, joined)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from being sent

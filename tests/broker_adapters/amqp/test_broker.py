@@ -499,14 +499,14 @@ async def test_only_the_blamed_one_comes_to_its_third_death(open_broker: Open, q
         deaths.append([delivery.deaths for delivery in held])
         assert ids(held)[0] == "id-0"
         if held[0].deaths:
-            await consumer.blame(held[0])
+            await consumer.strike(held[0])
         perish(victim, consumer)
     assert deaths == [[0] * 5, [1] * 5, [2, 1, 1, 1, 1]]
     consumer = await (await open_broker()).consume([queue], prefetch=10)
     held = await take(consumer, 5)
     assert [delivery.deaths for delivery in held] == [3, 1, 1, 1, 1]
-    await consumer.blame(held[1])
-    await consumer.blame(held[1], -1)
+    await consumer.strike(held[1])
+    await consumer.strike(held[1], -1)
     await consumer.settle(reject=[(held[0], "killed 3 workers")], requeue=held[1:])
     again = await take(consumer, 4)
     assert {delivery.deaths for delivery in again} == {1}
@@ -544,7 +544,7 @@ async def test_a_lost_connection_takes_blame_back(open_broker: Open, vhost: str,
     for _ in range(3):
         (held,) = await take(consumer, 1)
         assert held.deaths == 1
-        await consumer.blame(held)
+        await consumer.strike(held)
         assert await close_connections(vhost, "survives") == 2
     (held,) = await take(consumer, 1)
     assert held.deaths == 1

@@ -11,9 +11,9 @@ from typing import Any, TypeVar, cast
 import aio_pika
 import pytest
 
-from taskq.broker_adapters.amqp.chords import Log, name_of
+from taskq.broker_adapters.amqp.chords import BoxLog, name_of
 from taskq.broker_adapters.amqp.results import RpcStore
-from taskq.broker_adapters.memory.store import Chord as Reference
+from taskq.broker_adapters.memory.store import StoredChord as Reference
 from taskq.errors import StoreError
 from taskq.seams.broker import Hold
 from taskq.seams.store import StoreConfig, TaskResult, open_store
@@ -126,7 +126,7 @@ def test_the_log_completes_where_the_reference_does() -> None:
     """Begun late or twice, grown, with parts that come again or fail: the memory store's answers, from a log."""
     for seed in range(2000):
         random = Random(seed)
-        reference, log = Reference(0.0), Log()
+        reference, log = Reference(0.0), BoxLog()
         first = None
         for _ in range(12):
             kind = random.choice(["part"] * 6 + ["begin", "grow", "failed"])
@@ -279,10 +279,10 @@ async def test_connections_that_are_cut_again_and_again(world: World) -> None:
     async def insisting(process: Process, number: int, group: str) -> None:
         nonlocal returned
         result = TaskResult(f"t{number}", SUCCESS, number, group_id=group)
-        joined = await insist(lambda: process.store.join(result, number))
+        joined = await retry_until_done(lambda: process.store.join(result, number))
         if joined is not None:
             world.sent.append([group, *(part.value for part in joined)])
-            await insist(lambda: process.store.end_chords([group]))
+            await retry_until_done(lambda: process.store.end_chords([group]))
         returned += 1
 
     def passed(limit: int) -> bool:
@@ -302,7 +302,7 @@ async def test_connections_that_are_cut_again_and_again(world: World) -> None:
     assert sorted(world.sent) == sorted([group, *range(6)] for group in groups)
 
 
-async def insist(act: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_done(act: Callable[[], Awaitable[T]]) -> T:
     while True:
         with suppress(StoreError):
             return await act()

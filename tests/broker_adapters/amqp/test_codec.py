@@ -32,7 +32,7 @@ from taskq.broker_adapters.amqp.wire import Tap
 from taskq.errors import DecodeError, EncodeError
 from taskq.wire.message import Message
 
-GOLDEN = Path(__file__).parent.parent / "wire" / "golden" / "messages_amqp.json"
+GOLDEN = Path(__file__).parents[2] / "wire" / "golden" / "messages_amqp.json"
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NAME = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

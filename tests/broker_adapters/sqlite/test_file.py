@@ -179,7 +179,7 @@ async def test_all_that_wait_for_a_lock_wait_once_and_who_reads_does_not_fail(
     assert file._shared is not None
     transaction = file._shared._transaction
 
-    def counted(jobs: Sequence[sqlite_file.Job]) -> list[object]:
+    def counted(jobs: Sequence[sqlite_file.Transaction]) -> list[object]:
         began.append(len(jobs))
         return transaction(jobs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskq.broker_adapters.sqlite.store import SqliteStore
-from taskq.broker_adapters.sqlite.wake import Announcer, Listener, wake_folder
+from taskq.broker_adapters.sqlite.wake import Announcer, WakeSocket, wake_folder
 from taskq.seams.broker import BrokerConfig, open_broker
 from taskq.seams.store import StoreConfig, TaskResult
 from taskq.states import SUCCESS
@@ -25,9 +25,9 @@ async def test_those_who_listen_to_the_topic_are_told(tmp_path: Path, announcer:
     heard: list[str] = []
     announcer.tell("messages")  # nobody yet
     listeners = [
-        Listener(tmp_path / "wake", "messages", lambda: heard.append("m1")),
-        Listener(tmp_path / "wake", "messages", lambda: heard.append("m2")),
-        Listener(tmp_path / "wake", "results", lambda: heard.append("r")),
+        WakeSocket(tmp_path / "wake", "messages", lambda: heard.append("m1")),
+        WakeSocket(tmp_path / "wake", "messages", lambda: heard.append("m2")),
+        WakeSocket(tmp_path / "wake", "results", lambda: heard.append("r")),
     ]
     announcer.tell("messages")
     await eventually(lambda: sorted(heard) == ["m1", "m2"])
@@ -90,7 +90,7 @@ def no_handles(*_: object) -> None:
 
 async def test_a_listener_that_does_not_read_holds_nobody_up(tmp_path: Path, announcer: Announcer) -> None:
     heard: list[int] = []
-    listener = Listener(tmp_path / "wake", "messages", lambda: heard.append(1))
+    listener = WakeSocket(tmp_path / "wake", "messages", lambda: heard.append(1))
     for _ in range(2000):
         announcer.tell("messages")
     await eventually(lambda: bool(heard))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from taskq.errors import DecodeError
-from taskq.wire.control import Command, Mailbox, read_command, write_command, write_reply
+from taskq.wire.control import ControlCommand, Mailbox, read_command, write_command, write_reply
 from taskq.wire.lamport import LamportClock
 from taskq.wire.message import Message
 from taskq.wire.serializers import get_serializer
@@ -20,7 +20,7 @@ def message(body: Any, **fields: Any) -> Message:
 
 
 def test_a_request_is_what_celery_sends() -> None:
-    command = Command("ping", ticket="t", reply_to="oid", clock=1)
+    command = ControlCommand("ping", ticket="t", reply_to="oid", clock=1)
     sent = write_command(command, Mailbox(), JSON, expires=1795340628.45)
     assert json.loads(sent.body) == {
         "method": "ping",
@@ -33,13 +33,13 @@ def test_a_request_is_what_celery_sends() -> None:
     }
     assert sent.headers == {"clock": 1, "expires": 1795340628.45}
     assert (sent.exchange, sent.routing_key, sent.delivery_mode) == ("celery.pidbox", "", 2)
-    assert set(json.loads(write_command(Command("x"), Mailbox(), JSON, expires=0).body)) == {
+    assert set(json.loads(write_command(ControlCommand("x"), Mailbox(), JSON, expires=0).body)) == {
         *("method", "arguments", "destination", "pattern", "matcher")
     }
 
 
 def test_a_reply_is_what_celery_sends() -> None:
-    command = Command("ping", ticket="t", reply_to="oid", reply_exchange="reply.celery.pidbox")
+    command = ControlCommand("ping", ticket="t", reply_to="oid", reply_exchange="reply.celery.pidbox")
     reply = write_reply(command, "w@host", {"ok": "pong"}, 3)
     assert (reply.headers, json.loads(reply.body)) == (
         {"ticket": "t", "clock": 3},
@@ -61,12 +61,12 @@ def test_addresses() -> None:
 
 
 def test_reading_gives_back_what_was_written() -> None:
-    command = Command(
+    command = ControlCommand(
         "revoke", {"task_id": "x"}, ["w@host"], "w*", "glob", "t", "oid", "reply.celery.pidbox", 5
     )
     assert read_command(write_command(command, Mailbox(), JSON, expires=0), ACCEPT) == command
     assert read_command(message({"method": "ping", "arguments": None, "destination": "w@host"}), ACCEPT) == (
-        Command("ping", {}, ["w@host"], clock=7)
+        ControlCommand("ping", {}, ["w@host"], clock=7)
     )
 
 
@@ -110,13 +110,13 @@ def test_no_pickle() -> None:
     ],
 )
 def test_who_is_meant(fields: dict[str, Any], *, meant: bool) -> None:
-    assert Command("ping", **fields).is_for("w@host") is meant
+    assert ControlCommand("ping", **fields).is_for("w@host") is meant
 
 
 @pytest.mark.parametrize(("pattern", "matcher"), [("(", "pcre"), ("x", "sounds-like")])
 def test_patterns_that_cannot_be_read(pattern: str, matcher: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be read|no matcher"):
-        Command("ping", pattern=pattern, matcher=matcher).is_for("w@host")
+        ControlCommand("ping", pattern=pattern, matcher=matcher).is_for("w@host")
 
 
 def test_the_clock_is_ahead_of_all_it_has_heard_of() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from taskq import NotRegistered, Task, TaskQ
 from taskq.broker_adapters.memory.broker import HUBS
-from taskq.broker_adapters.memory.line import Entry
+from taskq.broker_adapters.memory.line import Waiter
 from taskq.errors import ContentDisallowed, DecodeError, WorkerLostError
 from tests.harness import Place, running
 from tests.polling import eventually
@@ -200,7 +200,7 @@ async def test_a_message_that_killed_its_workers_is_not_run_again(
     hub = HUBS[app.conf.broker_url]
     raws = [with_headers(), with_headers(timelimit="unreadable")]
     for number, raw in enumerate(raws):
-        entry = Entry(number - 10, "celery", 0, raw)
+        entry = Waiter(number - 10, "celery", 0, raw)
         entry.deaths = app.conf.max_deaths
         hub.requeue([entry])
     async with running(app):

@@ -7,7 +7,7 @@ import pytest
 
 from taskq import Task, TaskQ
 from taskq.broker_adapters.memory.broker import HUBS
-from taskq.broker_adapters.memory.line import Entry
+from taskq.broker_adapters.memory.line import Waiter
 from taskq.errors import ConnectionLost
 from taskq.wire.envelope import dumps
 from taskq.worker.run.runner import Runner
@@ -18,10 +18,10 @@ from tests.polling import eventually
 AnyTask = Task[Any, Any, Any]
 
 
-def accuse(app: TaskQ, task: AnyTask, number: int, deaths: int) -> Entry:
+def accuse(app: TaskQ, task: AnyTask, number: int, deaths: int) -> Waiter:
     """A message that saw workers die."""
     [message], *_ = app.prepare(task.signature((number,)))
-    entry = Entry(-100 + number, "celery", 0, dumps(message, delivery_tag=""))
+    entry = Waiter(-100 + number, "celery", 0, dumps(message, delivery_tag=""))
     entry.deaths = deaths
     HUBS[app.conf.broker_url].requeue([entry])
     return entry
@@ -101,7 +101,7 @@ async def test_blame_is_insisted_on(frail: TaskQ) -> None:
         return number
 
     accuse(frail, act, 1, deaths=1)
-    fail(frail, "blame", ConnectionLost("down"), ConnectionLost("down"))
+    fail(frail, "strike", ConnectionLost("down"), ConnectionLost("down"))
     async with running(frail):
         await eventually(lambda: not worker_held(frail) and HUBS[frail.conf.broker_url].size("celery") == 0)
 
