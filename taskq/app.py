@@ -73,7 +73,7 @@ class TaskQ:
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
         self._calls: CallBuilder | None = None
         self._router: Router | None = None
-        #: Our reply address, constant for the process (celery-protocol.md 1.2, `reply_to`).
+        #: Our reply address, constant for the process (wire-format.md 1.2, `reply_to`).
         self.oid = new_id()
         self.pool = ConnectionPool(self)
         #: The logical clock of this process's events and control messages.

@@ -113,7 +113,7 @@ class CallBuilder:
         return known
 
     def _relate(self, call: Call, options: Mapping[str, Any], parent: Request | None) -> None:
-        """celery-protocol.md 5.3: sent by a task, the call has that task as parent and its root as root."""
+        """wire-format.md 5.3: sent by a task, the call has that task as parent and its root as root."""
         call.root_id, call.parent_id = options.get("root_id"), options.get("parent_id")
         if parent is not None:
             call.root_id = call.root_id or parent.root_id or parent.id
@@ -179,7 +179,7 @@ class CallBuilder:
             call.expires = self._at(expires)
 
     def _eta(self, countdown: float | None, eta: datetime | None) -> datetime | None:
-        """A countdown beats an eta, and a countdown of 0 means now (celery-protocol.md 1.5)."""
+        """A countdown beats an eta, and a countdown of 0 means now (wire-format.md 1.5)."""
         if countdown:
             return self._at(countdown)
         return None if eta is None else self._at(eta)

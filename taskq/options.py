@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RetryPolicy(TypedDict, total=False):
-    """How a publish is tried again (celery-protocol.md 10.4); times in seconds.
+    """How a publish is tried again (wire-format.md 10.4); times in seconds.
 
     Wait `min(interval_start + n * interval_step, interval_max)` before try n+1; `max_retries` None = for ever.
     `retry_errors` are further exception types to try again for; `timeout` bounds all tries together.

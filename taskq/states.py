@@ -1,4 +1,4 @@
-"""Task states: Celery's names (celery-protocol.md 4.1). Any other text is a custom state."""
+"""Task states: Celery's names (wire-format.md 4.1). Any other text is a custom state."""
 
 from typing import Final
 

@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parent.parent
 
 MODULE_LINES: Final = 400
 FUNCTION_LINES: Final = 40
+FOLDER_FILES: Final = 24
 
 #: What an adapter builds on: the seams, the wire, and leaves that know nothing of the rest.
 SEAMS: Final = (
@@ -396,6 +397,34 @@ def test_modules_are_small() -> None:
     assert not problems, listed(problems)
 
 
+#: Names that several classes have, each with its reason.
+SAME_NAME: Final[Mapping[str, str]] = {}
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in package():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(module.at(node.lineno))
+    problems = [
+        f"{name}: {', '.join(found)}"
+        for name, found in homes.items()
+        if len(found) > 1 and name not in SAME_NAME
+    ]
+    assert not problems, listed(problems)
+
+
+def test_folders_are_small() -> None:
+    folders = {path.parent for path in PACKAGE_FILES}
+    problems = [
+        f"{folder.relative_to(ROOT)}: {count} files"
+        for folder in sorted(folders)
+        if (count := len(list(folder.glob("*.py")))) > FOLDER_FILES
+    ]
+    assert not problems, listed(problems)
+
+
 def test_functions_are_small() -> None:
     problems = []
     for module in map(load, python_files([*PACKAGE, *SCRIPTS])):
@@ -495,6 +524,22 @@ def justified(comment: str) -> bool:
 )
 def test_justified(comment: str, good: bool) -> None:  # noqa: FBT001 - a parametrised value
     assert justified(comment) is good
+
+
+#: A page, and the number of a section of it: "wire-format.md 4.7".
+REFERENCE: Final = re.compile(r"([\w-]+\.md)(?: ([0-9]+(?:\.[0-9]+)?))?")
+
+
+def test_comments_point_to_pages_and_sections_that_are_there() -> None:
+    pages = {path.name: path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
+    problems = [
+        f"{module.path.relative_to(ROOT)}: {page} {section}"
+        for module in map(load, python_files([*PACKAGE, *SCRIPTS, "tests"]))
+        for page, section in REFERENCE.findall(module.text)
+        if page not in pages
+        or (section and not re.search(rf"^#+ {re.escape(section)}\.? ", pages[page], re.MULTILINE))
+    ]
+    assert not problems, listed(problems)
 
 
 def test_tests_do_not_sleep() -> None:

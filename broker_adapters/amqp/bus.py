@@ -1,4 +1,4 @@
-"""The bus over RabbitMQ: exchanges and queues exactly as Celery's (celery-protocol.md 7.3, 8.1).
+"""The bus over RabbitMQ: exchanges and queues exactly as Celery's (wire-format.md 7.3, 8.1).
 
 Without confirms: who announces does not learn whether anyone listens.
 """

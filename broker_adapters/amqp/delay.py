@@ -1,4 +1,4 @@
-"""Delayed delivery as Celery >= 5.5 has it (celery-protocol.md 3.6): which exchange, key and queues. Pure.
+"""Delayed delivery as Celery >= 5.5 has it (wire-format.md 3.6): which exchange, key and queues. Pure.
 
 A message waits in queue L for 2^L seconds where bit L of its delay is 1 and passes level L by where it is 0,
 from level 27 down to 0, and arrives at `celery_delayed_delivery` with its whole key. Celery sends every message to level 27.

@@ -41,7 +41,7 @@ def came_back(message: Message) -> bool:
 def without_deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
     """The headers without those of dead lettering.
 
-    RabbitMQ sees a cycle in a message that is published again with them (celery-protocol.md 1.3).
+    RabbitMQ sees a cycle in a message that is published again with them (wire-format.md 1.3).
     """
     return {
         key: value

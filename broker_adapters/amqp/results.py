@@ -1,4 +1,4 @@
-"""Results sent straight to their caller, as Celery's `rpc://` (celery-protocol.md 4.9).
+"""Results sent straight to their caller, as Celery's `rpc://` (wire-format.md 4.9).
 
 Each state of a task is one message to the queue that the task's message named in `reply_to`. Nothing is stored
 on the way: who asks for a result must be who called (or share its store object), and there are no saved groups.

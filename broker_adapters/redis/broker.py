@@ -1,6 +1,6 @@
 """Redis as a broker, on the layout of Celery's own transport: taskq and Celery share queues in any mix.
 
-Facts: celery-protocol.md 2 and 13. One connection for everything. Nothing is ever popped outside the claim script.
+Facts: wire-format.md 2 and 13. One connection for everything. Nothing is ever popped outside the claim script.
 """
 
 from collections.abc import Collection, Sequence

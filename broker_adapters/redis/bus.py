@@ -1,4 +1,4 @@
-"""The bus over Redis: PUB/SUB for everyone, lists for replies, as Celery has them (celery-protocol.md 2.8, 8)."""
+"""The bus over Redis: PUB/SUB for everyone, lists for replies, as Celery has them (wire-format.md 2.8, 8)."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Chords on Redis with Celery's keys, member texts and claims (celery-protocol.md 4.7).
+"""Chords on Redis with Celery's keys, member texts and claims (wire-format.md 4.7).
 
 Members of one chord may run on Celery 5.6, Celery 5.7 and taskq workers, in any mix. Two keys are ours alone: `.f` is
 there once a part that failed has returned to a taskq worker, `.a` has the tasks that a chord has grown by.

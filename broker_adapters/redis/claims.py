@@ -59,7 +59,7 @@ def give_back(layout: Layout, returns: Iterable[Return], *, guard: str, age: flo
 
 
 def mark(entry: bytes) -> tuple[bytes, str]:
-    """The entry with Celery's marks of a redelivery (celery-protocol.md 2.3), and its task id.
+    """The entry with Celery's marks of a redelivery (wire-format.md 2.3), and its task id.
 
     Read and written by the standard json: it keeps numbers of any size.
     """

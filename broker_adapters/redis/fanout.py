@@ -1,4 +1,4 @@
-"""Fanout queues: PUB/SUB, at most once, without custody (celery-protocol.md 2.8)."""
+"""Fanout queues: PUB/SUB, at most once, without custody (wire-format.md 2.8)."""
 
 import asyncio
 import os

@@ -90,7 +90,7 @@ class Keeper:
         if back := session.checked(reply):
             logger.warning("gave back %d messages whose worker's lease had run out", back)
 
-    # -- claims of Celery workers: after the visibility timeout, as Celery does (celery-protocol.md 2.7)
+    # -- claims of Celery workers: after the visibility timeout, as Celery does (wire-format.md 2.7)
 
     async def _look_at_celery(self) -> None:
         time = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Where things lie on Redis: Celery's keys and our own beside them (celery-protocol.md 2.1, 2.2, 2.4, 2.8)."""
+"""Where things lie on Redis: Celery's keys and our own beside them (wire-format.md 2.1, 2.2, 2.4, 2.8)."""
 
 import re
 from bisect import bisect

@@ -145,7 +145,7 @@ class RedisPublisher:
         pushes: Lists,
         failures: Failures,
     ) -> None:
-        """Through an exchange: to every queue that is bound (celery-protocol.md 2.4)."""
+        """Through an exchange: to every queue that is bound (wire-format.md 2.4)."""
         channel = self._fanout(message)
         if channel is not None:
             if await session.call("PUBLISH", channel, envelope) == 0:
@@ -335,7 +335,7 @@ class RedisPublisher:
 
 
 def binding_commands(layout: Layout, queues: Iterable[Queue]) -> list[tuple[str, str, str]]:
-    """The SADDs that bind these queues, for both of kombu's sets (celery-protocol.md 2.1)."""
+    """The SADDs that bind these queues, for both of kombu's sets (wire-format.md 2.1)."""
     commands = []
     for queue in queues:
         exchange, member = layout.binding(queue)

@@ -2,7 +2,7 @@
 
 Messages are moved as text, never decoded: cjson turns empty arrays into objects and drops digits of large numbers.
 A claim of ours is `[<entry>,"","<queue>"]` under the tag `taskq:<priority step>:<consumer>:<number>`
-(celery-protocol.md 13.1): a Celery worker restores it as its own, and we find list and entry without decoding.
+(wire-format.md 13.1): a Celery worker restores it as its own, and we find list and entry without decoding.
 
 Lua's unpack takes some 8,000 values: long ones go in pieces of 4,000.
 """

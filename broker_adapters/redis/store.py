@@ -1,4 +1,4 @@
-"""Results on Redis as Celery keeps them: same keys, same texts, same channels (celery-protocol.md 4.2, 4.3, 4.6).
+"""Results on Redis as Celery keeps them: same keys, same texts, same channels (wire-format.md 4.2, 4.3, 4.6).
 
 One connection for everything. RESP3 puts the answers of a subscription and of a GET into one stream: SUBSCRIBE and
 MGET of all watches that began in one turn of the loop go out together, and what was published before the stored
@@ -371,5 +371,5 @@ async def _call(session: RedisSession, *, command: Sequence[Any]) -> Reply:
 
 
 def _key_prefix(prefix: str) -> str:
-    """Celery's rule: an underscore follows unless the prefix ends in a separator (celery-protocol.md 4.2)."""
+    """Celery's rule: an underscore follows unless the prefix ends in a separator (wire-format.md 4.2)."""
     return prefix if not prefix or prefix[-1] in ":_-." else f"{prefix}_"

@@ -1,4 +1,4 @@
-"""From a URL and options to a live session: servers, failover lists, Sentinel (celery-protocol.md 2.9).
+"""From a URL and options to a live session: servers, failover lists, Sentinel (wire-format.md 2.9).
 
 redis-py reads the URLs, connects, sets up TLS, logs in, chooses the database and asks the sentinels; then
 `redis_handover` takes the connection over. Shared by the Redis broker and the Redis result store.

@@ -1,4 +1,4 @@
-"""The tasks every worker has, by Celery's names (celery-protocol.md 5.1): canvases are sent as calls of them."""
+"""The tasks every worker has, by Celery's names (wire-format.md 5.1): canvases are sent as calls of them."""
 
 import asyncio
 from collections.abc import Callable, Sequence

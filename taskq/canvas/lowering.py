@@ -17,7 +17,7 @@ from taskq.results.handles import AsyncResult, GroupResult
 from taskq.wire.message import Message
 from taskq.wire.request import Request
 
-#: The task that gives the results of a group as one value (celery-protocol.md 5.1).
+#: The task that gives the results of a group as one value (wire-format.md 5.1).
 _GATHER = "celery.accumulate"
 #: Names the tasks that are added to chords.
 _ADDED = UUID("6b1fb2a5-7c0b-4f0e-9d4a-1f3b1a0f7a61")
@@ -220,7 +220,7 @@ def _lowered_chord(signature: "chord[Any]") -> Lowered:
     if signature.body is None:
         raise ConfigError(f"a chord without a body cannot be sent: {signature!r}")
     group_id = header.options["task_id"]
-    # What follows the chord follows its body (celery-protocol.md 5.6).
+    # What follows the chord follows its body (wire-format.md 5.6).
     body = at_end(signature.body, {"group_id": group_id, **_given(options)})
     if not header.tasks:
         return lowered(body.merged(([],), None, {}))
@@ -233,7 +233,7 @@ def _lowered_chord(signature: "chord[Any]") -> Lowered:
 
 
 def parts(member: Signature[Any]) -> int:
-    """How many returns a member of a header makes (celery-protocol.md 4.7)."""
+    """How many returns a member of a header makes (wire-format.md 4.7)."""
     if isinstance(member, group):
         return sum(map(parts, member.tasks))
     if isinstance(member, chain):
@@ -247,7 +247,7 @@ def parts(member: Signature[Any]) -> int:
 
 
 def result_tuple(signature: Signature[Any], parent: Sequence[Any] | None = None) -> list[Any]:
-    """The wire form (celery-protocol.md 4.5) of the handle of a frozen canvas."""
+    """The wire form (wire-format.md 4.5) of the handle of a frozen canvas."""
     if isinstance(signature, chain):
         for step in signature.tasks:
             parent = result_tuple(step, parent)

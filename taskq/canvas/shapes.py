@@ -129,7 +129,7 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
     """Signatures that run one after the other, each with the result of the one before: `a.s(1) | b.s() | c.s()`.
 
     The handle of its result is that of the last step, `parent` leads back. What follows a group becomes a
-    chord with that group as header (celery-protocol.md 5.6), what follows a chord goes on from its body.
+    chord with that group as header (wire-format.md 5.6), what follows a chord goes on from its body.
     """
 
     __slots__ = ("tasks",)
@@ -340,7 +340,7 @@ def dissolved(inner: "group[Any]") -> Iterable[Signature[Any]]:
         member = task.replaced(options={**shared, **task.options}) if shared else task
         if (
             links and task.options.get("group_index", index) == 0
-        ):  # celery-protocol.md 5.5: a group's link goes to its first member
+        ):  # wire-format.md 5.5: a group's link goes to its first member
             member = member.link(*links)
         yield member.link_error(*errbacks) if errbacks else member
 
@@ -388,7 +388,7 @@ def at_end(last: Signature[Any], options: Mapping[str, Any]) -> Signature[Any]:
 
 
 def _append(steps: list[Signature[Any]], step: Signature[Any]) -> None:
-    """celery-protocol.md 5.6. A chord takes in tasks that follow it, but no further groups: so long lines stay flat."""
+    """wire-format.md 5.6. A chord takes in tasks that follow it, but no further groups: so long lines stay flat."""
     last = steps[-1] if steps else None
     if isinstance(step, group) and not step.tasks and step.source is None:
         return

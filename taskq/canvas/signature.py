@@ -20,7 +20,7 @@ S = TypeVar("S")
 #: What every place that takes a signature accepts: the value, or its wire form.
 AnySignature: TypeAlias = Union["Signature[Any]", Mapping[str, Any]]
 
-#: Options that a signature keeps when it is called with others (celery-protocol.md 5.2).
+#: Options that a signature keeps when it is called with others (wire-format.md 5.2).
 _KEPT = frozenset(("group_id", "stamped_headers"))
 #: Options about the sending itself, which mean nothing to another process.
 _LOCAL = frozenset(("publisher", "producer", "connection"))
@@ -127,7 +127,7 @@ class Signature(Generic[R]):
     ) -> Self:
         """A copy whose messages carry these marks, those of its callbacks and errbacks included.
 
-        Tasks can be found and revoked by them (celery-protocol.md 5.8).
+        Tasks can be found and revoked by them (wire-format.md 5.8).
 
         Args:
             visitor: gives further stamps, part by part.
@@ -158,7 +158,7 @@ class Signature(Generic[R]):
     def merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
-        """celery-protocol.md 5.2: new arguments come first, options in `_KEPT` stay."""
+        """wire-format.md 5.2: new arguments come first, options in `_KEPT` stay."""
         if not (args or kwargs or options):
             return self
         merged = self.options
@@ -185,7 +185,7 @@ class Signature(Generic[R]):
     # --- the wire form --------------------------------------------------------------------------------------
 
     def to_dict(self) -> WireSignature:
-        """The mapping Celery uses for a signature (celery-protocol.md 5.1)."""
+        """The mapping Celery uses for a signature (wire-format.md 5.1)."""
         return {
             "task": self.task,
             "args": list(self.args),

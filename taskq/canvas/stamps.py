@@ -1,4 +1,4 @@
-"""Stamps: marks on the messages of a workflow, by which tasks can be found and revoked (celery-protocol.md 5.8).
+"""Stamps: marks on the messages of a workflow, by which tasks can be found and revoked (wire-format.md 5.8).
 
 A stamp is an option of a signature that its option `stamped_headers` names.
 """

@@ -1,4 +1,4 @@
-"""Names of worker nodes (celery-protocol.md 9.1)."""
+"""Names of worker nodes (wire-format.md 9)."""
 
 import re
 

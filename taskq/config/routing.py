@@ -1,4 +1,4 @@
-"""Which queue a call goes to: `task_queues` and `task_routes` in all of Celery's forms (celery-protocol.md 10.3)."""
+"""Which queue a call goes to: `task_queues` and `task_routes` in all of Celery's forms (wire-format.md 10.3)."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Route(NamedTuple):
     """Where one call goes.
 
     `exchange` and `routing_key` are for the message: "" and the queue's name for direct queues, so that it
-    goes straight there (celery-protocol.md 2.4, 3.3). `options` are further options that the route gives and
+    goes straight there (wire-format.md 2.4, 3.3). `options` are further options that the route gives and
     the call does not: they hold for it as if it had named them.
     """
 

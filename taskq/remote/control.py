@@ -1,4 +1,4 @@
-"""Remote control of workers: `app.control` (celery-protocol.md 8). Celery's names; every verb is awaited."""
+"""Remote control of workers: `app.control` (wire-format.md 8). Celery's names; every verb is awaited."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

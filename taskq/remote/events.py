@@ -1,4 +1,4 @@
-"""Events of workers and tasks: `app.events` (celery-protocol.md 7)."""
+"""Events of workers and tasks: `app.events` (wire-format.md 7)."""
 
 import os
 import socket

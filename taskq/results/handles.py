@@ -297,7 +297,7 @@ class AsyncResult(Generic[R]):
         await self._backend.control.revoke([self.id], terminate=terminate, signal=signal, expires=expires)
 
     def as_tuple(self) -> list[Any]:
-        """The wire form (celery-protocol.md 4.5), with the nearest of its parents (`LINEAGE`)."""
+        """The wire form (wire-format.md 4.5), with the nearest of its parents (`LINEAGE`)."""
         return _as_tuple(self)
 
     __json__ = as_tuple  # a task may return handles
@@ -395,7 +395,7 @@ class GroupResult(ResultSet[R]):
         return restored if isinstance(restored, GroupResult) else None
 
     def as_tuple(self) -> list[Any]:
-        """The wire form (celery-protocol.md 4.5), with the nearest of its parents (`LINEAGE`)."""
+        """The wire form (wire-format.md 4.5), with the nearest of its parents (`LINEAGE`)."""
         return _as_tuple(self)
 
     __json__ = as_tuple  # a task may return handles
@@ -430,7 +430,7 @@ def _as_tuple(handle: AnyResult) -> list[Any]:
 
 
 def result_from_tuple(data: Any, backend: Backend) -> "AsyncResult[Any] | GroupResult[Any]":
-    """The handle of a wire tuple (celery-protocol.md 4.5)."""
+    """The handle of a wire tuple (wire-format.md 4.5)."""
     lineage: list[tuple[Any, Any]] = []
     while data is not None:
         (id_, data), nodes = data

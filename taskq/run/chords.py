@@ -144,7 +144,7 @@ def _once(completed: Completed, part: ChordPart) -> Completed:
 
 
 def failed_body(app: Preparer, request: Request, part: ChordPart, error: ChordError) -> Completed:
-    """celery-protocol.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
+    """wire-format.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
     body = as_signature(part.body)
     failure = TaskResult(
         end_id(body),

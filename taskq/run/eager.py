@@ -180,7 +180,7 @@ async def _again(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, re
 
 
 async def _errbacks(app: "TaskQ", request: Request, error: Exception, text: str) -> None:
-    """Both styles of celery-protocol.md 5.5."""
+    """Both styles of wire-format.md 5.5."""
     for link in request.errbacks or ():
         signature = as_signature(link, app)
         task = app.find_task(signature.task)

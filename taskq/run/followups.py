@@ -30,7 +30,7 @@ class Preparer(Protocol):
 
 
 def after_success(app: Preparer, request: Request, value: Any) -> FollowUps:
-    """Callbacks, then the next step of the chain (celery-protocol.md 5.4), each with the value as first argument.
+    """Callbacks, then the next step of the chain (wire-format.md 5.4), each with the value as first argument.
 
     What is sent is noted among the request's children.
     """
@@ -72,7 +72,7 @@ class Errbacks(NamedTuple):
 
 
 def after_failure(app: Preparer, request: Request) -> Errbacks:
-    """The errbacks (celery-protocol.md 5.5); those of the old style go as one group."""
+    """The errbacks (wire-format.md 5.5); those of the old style go as one group."""
     here: list[Signature[Any]] = []
     away: list[Signature[Any]] = []
     for link in request.errbacks or ():
@@ -94,7 +94,7 @@ def runs_here(app: Preparer, signature: Signature[Any]) -> bool:
 
 
 def retried(app: Preparer, request: Request, retry: Retry, *, queue: str, due: datetime) -> FollowUps:
-    """The task itself again (celery-protocol.md 6.3): same id, one retry more, to the queue it came from."""
+    """The task itself again (wire-format.md 6.3): same id, one retry more, to the queue it came from."""
     options = {
         **own_options(request),
         "queue": queue,
@@ -116,7 +116,7 @@ def retry_due(retry: Retry, now: float) -> datetime:
 
 
 def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUps:
-    """Another signature in the task's place (celery-protocol.md 5.7): its id, its callbacks, its chain and chord."""
+    """Another signature in the task's place (wire-format.md 5.7): its id, its callbacks, its chain and chord."""
     signature = replacement.signature
     if ends_in_group(signature):
         signature = gathered(signature)

@@ -1,4 +1,4 @@
-"""When an exception is a retry by itself: `autoretry_for` (celery-protocol.md 6.3)."""
+"""When an exception is a retry by itself: `autoretry_for` (wire-format.md 6.3)."""
 
 import random
 from typing import Any

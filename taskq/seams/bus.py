@@ -1,6 +1,6 @@
 """The bus seam: messages to everyone who listens, and direct replies, beside the queues and at most once.
 
-Remote control and events travel here (celery-protocol.md 7, 8): nothing is kept for those who do not listen.
+Remote control and events travel here (wire-format.md 7, 8): nothing is kept for those who do not listen.
 """
 
 import asyncio

@@ -137,7 +137,7 @@ def retry_policy(options: Mapping[str, Any], conf: Settings) -> Mapping[str, Any
 async def publish_with_retry(
     attempt: Callable[[], Awaitable[None]], *, broker: str, policy: RetryPolicy | None
 ) -> None:
-    """Try until it works or the policy is exhausted (celery-protocol.md 10.4); `policy` None = one try.
+    """Try until it works or the policy is exhausted (wire-format.md 10.4); `policy` None = one try.
 
     Raises:
         OperationalError: names the broker (`broker` is its URL; the password is masked), the tries and the time.

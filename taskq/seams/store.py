@@ -36,7 +36,7 @@ CLAIM_LOOK: Final = 0.1
 
 @dataclass(slots=True)
 class TaskResult:
-    """One state of one task, as stored (celery-protocol.md 4.3).
+    """One state of one task, as stored (wire-format.md 4.3).
 
     `value` is the return value; for exception states the encoded exception (4.4); for custom states the meta.
     `children` holds result tuples (4.5). `date_done` is ISO 8601 text, None until the state is final.
@@ -176,7 +176,7 @@ class ResultStore(Protocol):
         ...
 
     async def save_group(self, group_id: str, data: Any) -> None:
-        """Keep a group's members (celery-protocol.md 4.6) under its id."""
+        """Keep a group's members (wire-format.md 4.6) under its id."""
         ...
 
     async def load_group(self, group_id: str) -> Any:

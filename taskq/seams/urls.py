@@ -81,7 +81,7 @@ def _mask_pair(pair: re.Match[str]) -> str:
 def store_url(backend: str | None, broker: str) -> str:
     """Results go where the broker is, unless the setting says otherwise: over AMQP by answers (rpc).
 
-    The store of `rpc://` is found by the broker's URL (celery-protocol.md 4.9).
+    The store of `rpc://` is found by the broker's URL (wire-format.md 4.9).
 
     Raises:
         ConfigError: `rpc://` without an AMQP broker.

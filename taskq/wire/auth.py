@@ -1,4 +1,4 @@
-"""Celery's serializer `auth`: bodies signed with an RSA key, checked by certificates (celery-protocol.md 11).
+"""Celery's serializer `auth`: bodies signed with an RSA key, checked by certificates (wire-format.md 11).
 
 Needs the extra `taskq-asyncio[auth]`. Headers (the task's name, its id, ...) are not signed: see `security_secrets`.
 """

@@ -1,4 +1,4 @@
-"""Compression of message bodies (celery-protocol.md 1.7), with a cap on what they may grow to."""
+"""Compression of message bodies (wire-format.md 1.7), with a cap on what they may grow to."""
 
 import bz2
 import io
@@ -12,7 +12,7 @@ from taskq.errors import ConfigError, DecodeError, EncodeError
 #: How large a body may become, in bytes. Celery has no limit: 1 MB on the wire can be 1 GB.
 MAX_INFLATED = 64 * 1024 * 1024
 
-#: What a compressed result begins with; the header value and another zero byte follow (celery-protocol.md 4.3).
+#: What a compressed result begins with; the header value and another zero byte follow (wire-format.md 4.3).
 RESULT_MARK = b"\0celery-compressed\0"
 
 

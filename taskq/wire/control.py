@@ -1,4 +1,4 @@
-"""Remote control on the wire: requests and replies (celery-protocol.md 8). Pure."""
+"""Remote control on the wire: requests and replies (wire-format.md 8). Pure."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""kombu's JSON envelope (celery-protocol.md 2.3): how a message lies in a Redis list; ours in SQLite too."""
+"""kombu's JSON envelope (wire-format.md 2.3): how a message lies in a Redis list; ours in SQLite too."""
 
 from base64 import b64encode
 from binascii import a2b_base64
@@ -19,7 +19,7 @@ def dumps(
     """Write a message as one JSON object.
 
     `body_encoding` is "base64" as Celery writes it, or "auto": text as text, which Celery reads as well and
-    which is a quarter smaller (celery-protocol.md 13.7), the rest as base64.
+    which is a quarter smaller (wire-format.md 13.7), the rest as base64.
     `priority` replaces the message's own where a broker counts differently.
 
     Raises:
@@ -54,7 +54,7 @@ def dumps(
 
 
 def _check_readable(raw: bytes) -> None:
-    """A header that looks like an extended type of unknown name ends a Celery worker (celery-protocol.md 2.10)."""
+    """A header that looks like an extended type of unknown name ends a Celery worker (wire-format.md 2.10)."""
     try:
         json_loads(raw)
     except DecodeError as exc:

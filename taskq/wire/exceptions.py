@@ -1,4 +1,4 @@
-"""Exceptions as data and back (celery-protocol.md 4.4).
+"""Exceptions as data and back (wire-format.md 4.4).
 
 What is read may come from anyone who can write to the broker: it names a class, and only exception classes
 that are already imported are ever called (CVE-2021-23727 was a name that led to `os.system`).

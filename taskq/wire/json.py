@@ -1,4 +1,4 @@
-"""JSON as Celery writes and reads it (celery-protocol.md 1.8), at orjson's speed.
+"""JSON as Celery writes and reads it (wire-format.md 1.8), at orjson's speed.
 
 Two ways out and two ways in, the fast one and the complete one. orjson does the work as long as its answer
 is surely the one kombu would give; the standard library does it for what orjson writes or reads otherwise:

@@ -1,4 +1,4 @@
-"""A logical clock: orders events and control messages of all processes (celery-protocol.md 9)."""
+"""A logical clock: orders events and control messages of all processes (wire-format.md 9)."""
 
 import threading
 

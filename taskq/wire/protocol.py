@@ -1,4 +1,4 @@
-"""Celery's message protocol: a call becomes a Message, a Message becomes a Request (celery-protocol.md 1)."""
+"""Celery's message protocol: a call becomes a Message, a Message becomes a Request (wire-format.md 1)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ def encode(call: Call) -> Message:
     """The message of a call: protocol 2.
 
     `expires` travels as a header only, not as the property that makes RabbitMQ drop the message silently
-    (celery-protocol.md 13.7).
+    (wire-format.md 13.7).
 
     Raises:
         EncodeError: arguments that the serializer or the compression cannot write.
@@ -179,7 +179,7 @@ _TIME = frozenset((str, datetime, type(None)))
 _LIST = frozenset((list, tuple, type(None)))
 _ANY = None
 
-#: Celery's headers (celery-protocol.md 1.3) and the types their values may have; all else is the caller's own.
+#: Celery's headers (wire-format.md 1.3) and the types their values may have; all else is the caller's own.
 _HEADER_TYPES: dict[str, frozenset[Any] | None] = {
     "lang": _ANY,
     "task": frozenset((str,)),
@@ -363,7 +363,7 @@ _OLD_FIELDS = (
 
 
 def _old_request(message: Message, body: dict[str, Any]) -> Request:
-    """Protocol 1: all in the body (celery-protocol.md 1.10); headers, if there are any, win over it."""
+    """Protocol 1: all in the body (wire-format.md 1.10); headers, if there are any, win over it."""
     fields = {name: body[name] for name in _OLD_FIELDS if name in body}
     if body.get("taskset") is not None:
         fields["group"] = body["taskset"]

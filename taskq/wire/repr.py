@@ -1,4 +1,4 @@
-"""A repr that stays short, whatever it is given: `argsrepr` and `kwargsrepr` (celery-protocol.md 1.4)."""
+"""A repr that stays short, whatever it is given: `argsrepr` and `kwargsrepr` (wire-format.md 1.4)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-#: A signature on the wire (celery-protocol.md 5.1).
+#: A signature on the wire (wire-format.md 5.1).
 WireSignature = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Request:
-    """A task message, read (celery-protocol.md 1.3, 1.6), with Celery's names for what `self.request` has.
+    """A task message, read (wire-format.md 1.3, 1.6), with Celery's names for what `self.request` has.
 
     `eta` and `expires` are aware datetimes; `timelimit` is (hard, soft) in seconds, hard first as on the wire;
     `chain` is in wire order: the last element runs next; `headers` are the caller's own headers.
@@ -51,7 +51,7 @@ class Request:
     #: True once another worker may be running this task too: a worker that was silent for too long lost its lease.
     lease_lost: bool = False
     called_directly: bool = False
-    #: Result tuples (celery-protocol.md 4.5) of the tasks sent by this run, in order.
+    #: Result tuples (wire-format.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)
     #: How many tasks this run has added to its chord.
     added: int = 0

@@ -156,7 +156,7 @@ def whole(value: Any) -> Any:
 
 
 def flat(line: Line) -> list[Plan]:
-    """The steps of a line by Celery's rules (celery-protocol.md 5.6): what follows a group makes a chord of it."""
+    """The steps of a line by Celery's rules (wire-format.md 5.6): what follows a group makes a chord of it."""
     steps: list[Plan] = []
     for outer in line.steps:
         for step in flat(outer) if isinstance(outer, Line) else [unrolled(outer)]:

@@ -1,4 +1,4 @@
-"""What our Redis store writes is what a real Celery wrote: keys, TTL, texts, channels (celery-protocol.md 4.2, 4.3)."""
+"""What our Redis store writes is what a real Celery wrote: keys, TTL, texts, channels (wire-format.md 4.2, 4.3)."""
 
 import json
 import uuid

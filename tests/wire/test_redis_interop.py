@@ -1,4 +1,4 @@
-"""Redis shared with the real Celery, both ways, also when one side is killed (celery-protocol.md 2, 4, 13.8)."""
+"""Redis shared with the real Celery, both ways, also when one side is killed (wire-format.md 2, 4, 13.8)."""
 
 import asyncio
 import os
@@ -159,7 +159,7 @@ async def store(server: RedisServer) -> AsyncIterator[ResultStore]:
 
 
 def call(task: str, *args: Any, **fields: Any) -> Message:
-    """A message as protocol 2 wants it, with no more than it needs (celery-protocol.md 1.3, 1.6)."""
+    """A message as protocol 2 wants it, with no more than it needs (wire-format.md 1.3, 1.6)."""
     task_id = str(uuid.uuid4())
     headers = {
         "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,

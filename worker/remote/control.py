@@ -1,4 +1,4 @@
-"""Remote control: commands come over the bus, are carried out one by one, and answered (celery-protocol.md 8)."""
+"""Remote control: commands come over the bus, are carried out one by one, and answered (wire-format.md 8)."""
 
 import asyncio
 import inspect

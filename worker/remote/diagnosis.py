@@ -1,4 +1,4 @@
-"""The commands that help to find what is wrong: versions, settings, memory (celery-protocol.md 8.4)."""
+"""The commands that help to find what is wrong: versions, settings, memory (wire-format.md 8.4)."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What this worker tells monitors: of itself every two seconds, of its tasks when asked to (celery-protocol.md 7)."""
+"""What this worker tells monitors: of itself every two seconds, of its tasks when asked to (wire-format.md 7)."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The commands that look (celery-protocol.md 8.4 to 8.8): shapes as Celery's, so that its tools read them."""
+"""The commands that look (wire-format.md 8.4 to 8.8): shapes as Celery's, so that its tools read them."""
 
 import asyncio
 import os

@@ -39,7 +39,7 @@ class Remote:
                 self._tasks.append(asyncio.create_task(self._greet(), name="taskq-hello"))
 
     async def _greet(self) -> None:
-        """Learn what Celery's workers know to be revoked: they keep it to themselves (celery-protocol.md 9).
+        """Learn what Celery's workers know to be revoked: they keep it to themselves (wire-format.md 9).
 
         The work does not wait for that: who answers does so within milliseconds.
         """

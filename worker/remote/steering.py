@@ -1,4 +1,4 @@
-"""The commands that change something (celery-protocol.md 8.4): replies as Celery's, to the letter."""
+"""The commands that change something (wire-format.md 8.4): replies as Celery's, to the letter."""
 
 import logging
 import signal as signals

@@ -1,4 +1,4 @@
-"""The worker's line per event of a task, as ux.md 5 shows them; levels as Celery's."""
+"""The worker's line per event of a task; levels as Celery's."""
 
 import logging
 from typing import Any

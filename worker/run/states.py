@@ -46,7 +46,7 @@ def unhandled(delivery: Delivery, error: Exception) -> Outcome:
 
 
 def extended(job: Job) -> dict[str, Any]:
-    """What `result_extended` adds (celery-protocol.md 4.3)."""
+    """What `result_extended` adds (wire-format.md 4.3)."""
     request = job.request
     extra = {
         "name": request.task,

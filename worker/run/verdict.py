@@ -49,7 +49,7 @@ from taskq.worker.run.states import extended, failure_of, is_ignored, stored_sta
 
 logger = logging.getLogger("taskq.worker")
 
-#: Arguments of Celery's TaskRevokedError (celery-protocol.md 4.4).
+#: Arguments of Celery's TaskRevokedError (wire-format.md 4.4).
 EXPIRED, REVOKED, TERMINATED = "expired", "revoked", "terminated"
 
 
@@ -69,7 +69,7 @@ class Verdict:
     # --- by kind of end -------------------------------------------------------------------------------------
 
     async def succeeded(self, job: Job, value: Any) -> Outcome:
-        """celery-protocol.md 5.4. A follow-up that cannot be written raises, which makes the run a failure."""
+        """wire-format.md 5.4. A follow-up that cannot be written raises, which makes the run a failure."""
         request = job.request
         follow = after_success(self._app, request, value) if request.callbacks or request.chain else None
         self.log.succeeded(job, value)
@@ -100,7 +100,7 @@ class Verdict:
         return await self.failed(job, error)
 
     async def failed(self, job: Job, error: BaseException) -> Outcome:
-        """celery-protocol.md 5.5: the failure, the rest of the chain, the errbacks, the chord."""
+        """wire-format.md 5.5: the failure, the rest of the chain, the errbacks, the chord."""
         request = job.request
         error = from_user_code(error)
         revoked = isinstance(error, TaskRevokedError)
@@ -131,7 +131,7 @@ class Verdict:
         return Outcome(job.delivery, settle=Settle.REQUEUE, died=True)
 
     async def revoked(self, job: Job, why: str) -> Outcome:
-        """A job that is not run, or ended by remote control: revoked, expired or terminated (celery-protocol.md 6.1, 6.2)."""
+        """A job that is not run, or ended by remote control: revoked, expired or terminated (wire-format.md 6.1, 6.2)."""
         self.log.revoked(job, why)
         if signals.task_revoked.receivers:
             await signals.task_revoked.send(
@@ -149,7 +149,7 @@ class Verdict:
     async def refused(self, refused: Refused) -> Outcome:
         """A message that can never be run goes to the dead letters.
 
-        Its caller learns of it as a FAILURE, where Celery leaves it waiting (celery-protocol.md 1.11), and so do
+        Its caller learns of it as a FAILURE, where Celery leaves it waiting (wire-format.md 1.11), and so do
         its chain, its errbacks and its chord.
         """
         message, request = refused.delivery.message, refused.request

@@ -233,7 +233,7 @@ async def test_topic_and_fanout_queues_are_declared_by_who_publishes(open_broker
 
 
 async def test_declared_as_celery_declares(open_broker: Open, vhost: str, queue: str) -> None:
-    """celery-protocol.md 3.2: neither side meets PRECONDITION_FAILED."""
+    """wire-format.md 3.2: neither side meets PRECONDITION_FAILED."""
     async with await aio_pika.connect(vhost) as connection:
         channel = await connection.channel()
         exchange = await channel.declare_exchange(queue, "direct", durable=True)
@@ -274,7 +274,7 @@ async def test_quorum_queues(open_broker: Open, queue: str) -> None:
 
 
 def test_the_delayed_topology_is_celerys() -> None:
-    """celery-protocol.md 3.6."""
+    """wire-format.md 3.6."""
     made = list(levels("quorum"))
     assert [level.name for level in made] == [f"celery_delayed_{n}" for n in range(LEVELS)]
     assert made[0].passes_to == "celery_delayed_delivery"

@@ -83,7 +83,7 @@ async def test_a_success_stays_and_can_be_asked_for_again(pair: Pair) -> None:
 
 
 async def test_on_the_wire_as_celery_writes_it(pair: Pair, vhost: str) -> None:
-    """celery-protocol.md 4.9."""
+    """wire-format.md 4.9."""
     async with await aio_pika.connect(vhost) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(
