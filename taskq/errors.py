@@ -2,12 +2,14 @@
 
     TaskqError
     ├── ConfigError (ImproperlyConfigured)   a setting, URL or app that cannot work
-    ├── OperationalError                     the broker could not be reached or refused; raised by adapters only
+    ├── OperationalError                     not now: the broker could not be reached or refused; raised by adapters only
     │   ├── ConnectionLost                   the connection broke: reconnect and try again
     │   ├── BrokerFull                       the broker is alive and takes no more (memory, disk)
     │   ├── Unroutable                       no queue takes the message
-    │   └── PublishErrors                    some messages of a batch were refused
+    │   └── PublishErrors                    some messages of a batch were not taken
     ├── StoreError (BackendError)            the result store could not be reached or refused
+    │   └── SaveErrors                       some results of a batch were not stored
+    ├── Refused                              never: broker or store will not take this one message or result
     ├── EncodeError                          arguments or a result cannot be serialized
     ├── DecodeError                          a message cannot be read
     │   ├── ContentDisallowed                its content type is not in accept_content
@@ -63,10 +65,22 @@ class Unroutable(OperationalError):
     """No queue takes the message: it would be lost."""
 
 
-class PublishErrors(OperationalError):
-    """Some messages of one batch were refused: `failures` maps their index to the error."""
+class Refused(TaskqError):
+    """Never: the broker or the result store will not take this one message or result, however often it is tried.
 
-    def __init__(self, failures: Mapping[int, OperationalError]) -> None:
+    It is too large, its queue's name is taken by something else or cannot be, or who we are logged in as may not
+    write there. `OperationalError` and `StoreError` are "not now" and may be tried again. A refusal is about
+    one message or one result alone: others of its batch are not held up by it.
+    """
+
+
+class PublishErrors(OperationalError):
+    """Some messages of one batch were not taken: `failures` maps their index to the error.
+
+    `OperationalError` there means that trying this message again may help, `Refused` that it never will.
+    """
+
+    def __init__(self, failures: Mapping[int, OperationalError | Refused]) -> None:
         first = next(iter(failures.values()))
         super().__init__(f"{len(failures)} messages were refused, the first: {first}", maybe_accepted=True)
         self.failures = failures
@@ -77,6 +91,15 @@ class StoreError(TaskqError):
 
 
 BackendError = StoreError
+
+
+class SaveErrors(StoreError):
+    """Some results of one batch are refused for good, the others are stored: `failures` maps their index to the refusal."""
+
+    def __init__(self, failures: Mapping[int, Refused]) -> None:
+        first = next(iter(failures.values()))
+        super().__init__(f"{len(failures)} results were refused for good, the first: {first}")
+        self.failures = failures
 
 
 class EncodeError(TaskqError):

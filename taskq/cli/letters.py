@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 
 from taskq.app import TaskQ
-from taskq.errors import OperationalError, PublishErrors
+from taskq.errors import OperationalError, PublishErrors, Refused
 from taskq.wire.message import DeadLetter, Message
 
 #: More letters than any broker keeps.
@@ -75,7 +75,7 @@ async def send_again(app: TaskQ, letters: Sequence[DeadLetter]) -> dict[str, str
         readable = [
             (letter.id, _again(letter, letter.message)) for letter in batch if letter.message is not None
         ]
-        refused: dict[int, OperationalError] = {}
+        refused: dict[int, OperationalError | Refused] = {}
         try:
             await broker.publish([message for _, message in readable])
         except PublishErrors as errors:

@@ -167,7 +167,9 @@ class Broker(Protocol):
         """Return once the broker is answerable for every message.
 
         Raises:
-            PublishErrors: some were refused, the others are safe (`failures`: index -> error).
+            PublishErrors: some were not taken, the others are safe (`failures`: index -> error; `Refused` where
+                no further try can help).
+            Refused: the only one can never be taken.
             OperationalError: none is known to be safe (`maybe_accepted` tells whether some may be).
             EncodeError: one of them cannot be written. Nothing was sent: the others may be, without it.
         """

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from taskq import signals
 from taskq.config.settings import Settings
-from taskq.errors import EncodeError, OperationalError, PublishErrors
+from taskq.errors import EncodeError, OperationalError, PublishErrors, Refused
 from taskq.options import RetryPolicy
 from taskq.seams.broker import Broker
 from taskq.seams.urls import mask
@@ -38,6 +38,7 @@ class Publisher:
 
         Raises:
             PublishErrors: some were refused, the others are safe (`failures`: index -> error).
+            Refused: none is safe, and the first never will be.
             OperationalError: none is known to be safe.
             EncodeError: one of them cannot be written; the others may be safe.
         """
@@ -94,14 +95,14 @@ class _Submission(NamedTuple):
 
 
 async def failures_of(broker: Broker, messages: Sequence[Message]) -> Mapping[int, Exception]:
-    """Hand messages to the broker; what went wrong with which (OperationalError or EncodeError)."""
+    """Hand messages to the broker; what went wrong with which (OperationalError, Refused or EncodeError)."""
     try:
         await broker.publish(messages)
     except PublishErrors as errors:
         return errors.failures
     except OperationalError as error:
         return dict.fromkeys(range(len(messages)), error)
-    except EncodeError as error:
+    except (EncodeError, Refused) as error:
         if len(messages) == 1:
             return {0: error}
         # Nothing was sent: only the message at fault must suffer for it.
@@ -112,10 +113,10 @@ async def failures_of(broker: Broker, messages: Sequence[Message]) -> Mapping[in
 
 def _raise(failures: Mapping[int, Exception], count: int) -> None:
     for error in failures.values():
-        if not isinstance(error, OperationalError):
+        if not isinstance(error, OperationalError | Refused):
             raise error
     if len(failures) < count:
-        raise PublishErrors(cast("Mapping[int, OperationalError]", failures))
+        raise PublishErrors(cast("Mapping[int, OperationalError | Refused]", failures))
     raise failures[min(failures)]
 
 

@@ -135,7 +135,12 @@ class ResultStore(Protocol):
         ...
 
     async def save(self, results: Sequence[TaskResult]) -> None:
-        """Store these states, in this order, and wake those who wait. A stored SUCCESS is never overwritten."""
+        """Store these states, in this order, and wake those who wait. A stored SUCCESS is never overwritten.
+
+        Raises:
+            SaveErrors: some can never be stored (`failures`: index -> `Refused`), the others are.
+            StoreError: none is known to be stored; trying again may help.
+        """
         ...
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
@@ -168,6 +173,10 @@ class ResultStore(Protocol):
         parts so far, ordered by `index`, and has `CHORD_CLAIM` seconds for what follows: to nobody else are they
         given until then. A part that comes twice counts once. When it comes again while its first coming has the
         claim, the call waits: until the chord has ended, or to take over from a completer that died.
+
+        Raises:
+            Refused: the part can never be added.
+            StoreError: not now.
         """
         ...
 

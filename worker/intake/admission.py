@@ -14,7 +14,7 @@ from taskq.worker.run.places import place_of
 
 
 @dataclass(slots=True)
-class Refused:
+class Inadmissible:
     """A message that can never be run: `error` is for the caller, `reason` goes with the dead letter."""
 
     delivery: Delivery
@@ -35,27 +35,29 @@ class Admission:
         self._now = now
         self._accept: Collection[str] = frozenset(app.conf.accept_content)
 
-    def judge(self, delivery: Delivery) -> Job | Refused:
+    def judge(self, delivery: Delivery) -> Job | Inadmissible:
         """A job that can be run, or why the message never can."""
         conf = self._app.conf
         message = delivery.message
         try:
             verify(message, conf.security_secrets)
         except UntrustedMessage as error:
-            return Refused(delivery, error, f"{type(error).__name__}: {error}")
+            return Inadmissible(delivery, error, f"{type(error).__name__}: {error}")
         if delivery.deaths >= conf.max_deaths:
             reason = f"{delivery.deaths} workers died while they held it"
-            return Refused(delivery, WorkerLostError(reason), reason, self._readable(delivery))
+            return Inadmissible(delivery, WorkerLostError(reason), reason, self._readable(delivery))
         if len(message.body) > conf.max_message_bytes:
             reason = f"its body has {len(message.body)} bytes, max_message_bytes is {conf.max_message_bytes}"
-            return Refused(delivery, DecodeError(reason), reason)
+            return Inadmissible(delivery, DecodeError(reason), reason)
         try:
             request = decode(message, self._accept, max_inflated=conf.max_inflated_bytes)
         except DecodeError as error:
-            return Refused(delivery, error, f"{type(error).__name__}: {error}")
+            return Inadmissible(delivery, error, f"{type(error).__name__}: {error}")
         task = self._app.find_task(request.task)
         if task is None:
-            return Refused(delivery, NotRegistered(request.task), f"no task {request.task!r} here", request)
+            return Inadmissible(
+                delivery, NotRegistered(request.task), f"no task {request.task!r} here", request
+            )
         job = Job(delivery, request, task, place_of(request, task, conf))
         if request.eta is not None:
             due = request.eta.timestamp()

@@ -40,7 +40,7 @@ from taskq.wire.message import Delivery, Message
 from taskq.wire.protocol import decode, task_id_of
 from taskq.wire.request import Request
 from taskq.worker.effects.effects import Effects
-from taskq.worker.intake.admission import Refused
+from taskq.worker.intake.admission import Inadmissible
 from taskq.worker.pools.child_protocol import RemoteTraceback
 from taskq.worker.pools.processes import ProcessLost
 from taskq.worker.run.job import Job
@@ -146,7 +146,7 @@ class Verdict:
         await self._never_after(job.request, outcome, result)
         return outcome
 
-    async def refused(self, refused: Refused) -> Outcome:
+    async def refused(self, refused: Inadmissible) -> Outcome:
         """A message that can never be run goes to the dead letters.
 
         Its caller learns of it as a FAILURE, where Celery leaves it waiting (wire-format.md 1.11), and so do
