@@ -4,10 +4,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 
+# A shell that asks for no bytecode would have each process that a test starts compile the library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN    := $(VENV)/bin
 RUN    := $(VENV)/.stamp-run
 DEV    := $(VENV)/.stamp-dev
 PEERS  := benchmarks/.venv-peers
+# Tests wait more than they compute: two processes of tests for each processor of a small machine.
+SPREAD := -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow test-fast check format bench soak docs coverage up down clean
@@ -21,14 +26,14 @@ help: ## list the targets
 run: $(RUN) ## the main job, on the embedded broker: a worker runs an application's tasks (no server needed)
 	@$(BIN)/python examples/tour/tour.py
 
-test: $(DEV) ## the test suite; starts private Redis and RabbitMQ servers when none answers
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(DEV) ## the test suite (4 minutes on 2 processors); starts private Redis and RabbitMQ servers when none answers
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m "not slow" $(SPREAD) $(ARGS)
 
 test-slow: $(DEV) ## the long tests: workers killed, blocked and stopped, 10,000 delayed tasks, the wheel
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest -m slow $(SPREAD) $(ARGS)
 
 test-fast: $(DEV) ## the tests that need no server (memory, SQLite) and take no long time
-	@$(BIN)/python -m pytest -m "not redis and not rabbitmq and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not redis and not rabbitmq and not slow" $(SPREAD) $(ARGS)
 
 check: $(DEV) ## format, lint, types, architecture
 	@$(BIN)/ruff format --check .

@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import aio_pika
+import hypothesis
 import pytest
 import redis
 
 from taskq import TaskQ, registry
 from taskq.testing import AutojumpLoop
 from tests.harness import Place
-from tests.rabbit import rabbit_vhost
+from tests.rabbit import rabbit_vhost, remove_vhosts
 
 REDIS_URL = os.environ.get("TASKQ_TEST_REDIS", "redis://127.0.0.1:6379")
 AMQP_URL = os.environ.get("TASKQ_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
@@ -25,6 +26,13 @@ def pytest_configure() -> None:
     """A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long one example takes says more about the machine than about us.
+    hypothesis.settings.register_profile("taskq", deadline=None)
+    hypothesis.settings.load_profile("taskq")
+
+
+def pytest_sessionfinish() -> None:
+    remove_vhosts()
 
 
 @pytest.fixture(scope="session")

@@ -341,7 +341,9 @@ class TableReader:
                 return known, end
         fields, end = read_table(data, at)
         if fields:
-            with suppress(struct.error, IndexError, KeyError):  # values that end behind the table
+            with suppress(
+                DecodeError, struct.error, IndexError, KeyError
+            ):  # values that end behind the table
                 self._learn(data[at:end])
         return fields, end
 

@@ -137,8 +137,10 @@ def test_a_chord_is_drawn_from_the_id_of_any_of_its_tasks(taskq: Taskq, flows: P
 
 def shape(text: str) -> list[str]:
     """The lines without the ids."""
-    return [
-        line[: line.index("add" if "add" in line else "xsum")]
-        + " ".join(word for word in line.strip("├└─│ ").split() if len(word) != 36)
-        for line in text.splitlines()
-    ]
+
+    def without_id(line: str) -> str:
+        words = line.lstrip("├└─│ ")
+        branch = line.removesuffix(words)
+        return branch + " ".join(word for word in words.split() if len(word) != 36)
+
+    return [without_id(line) for line in text.splitlines()]

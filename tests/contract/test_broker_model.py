@@ -230,7 +230,6 @@ def test_model(machine: type[BrokerMachine], examples: int) -> None:
             stateful_step_count=30,
             derandomize=True,
             database=None,
-            deadline=None,
             phases=[Phase.generate],  # 30 steps are readable as they are
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),

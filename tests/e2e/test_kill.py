@@ -68,8 +68,8 @@ async def test_nothing_is_lost_over_three_kills(folder: Path, site: Site) -> Non
     starts = log.count("start")
     assert set(starts) == set(range(TASKS))
     twice = [number for number, times in starts.items() if times > 1]
-    # At a kill so many run, and about as many have ended and are not yet settled.
-    assert len(twice) <= KILLS * 2 * CONCURRENCY
+    # At a kill so many run, and others have ended and are not yet settled: it holds four for each slot at most.
+    assert len(twice) <= KILLS * 4 * CONCURRENCY
     assert max(starts.values()) <= 1 + KILLS
 
 

@@ -253,7 +253,7 @@ ENDS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(ENDS, st.integers(0, 3)), min_size=1, max_size=15),
     st.integers(1, 4),

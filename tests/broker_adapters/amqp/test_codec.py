@@ -128,7 +128,7 @@ def delivered(message: Message, properties: commands.Basic.Properties, frame_max
     return b"".join(parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MESSAGES, st.sampled_from([4096, 131072]))  # 4096 is the least there is
 def test_pamqp_reads_what_we_publish(message: Message, frame_max: int) -> None:
     (channel, method), (_, header), *bodies = frames_of(write_publish(5, message, frame_max))
@@ -152,7 +152,7 @@ def test_pamqp_reads_what_we_publish(message: Message, frame_max: int) -> None:
     assert all(len(body.value) <= frame_max - FRAME_OVERHEAD for _, body in bodies)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MESSAGES, PAMQP_TABLE, st.booleans())
 def test_we_read_what_pamqp_writes(message: Message, headers: dict[str, Any], bare: bool) -> None:  # noqa: FBT001 - drawn
     message.headers = headers
@@ -185,7 +185,7 @@ def test_we_read_what_pamqp_writes(message: Message, headers: dict[str, Any], ba
     assert found == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TABLE)
 def test_tables_come_back_as_they_went(table: dict[str, Any]) -> None:
     data = write_table(table)
@@ -243,6 +243,12 @@ def test_a_reader_that_learned_survives_broken_tables(table: dict[str, Any], dat
             reader.read(broken, 0)
     else:
         assert repr(reader.read(broken, 0)) == repr(expected)
+
+
+def test_a_reader_reads_a_table_whose_last_value_ends_behind_it() -> None:
+    raw = write_table({"id": "a", "inner": {"x": None}})
+    cut = struct.pack(">I", len(raw) - 6) + raw[4:]
+    assert TableReader().read(cut, 0) == read_table(cut, 0)
 
 
 @pytest.mark.parametrize("values", [(1, True, 1.0), (0, False, 0.0), ([], {}, ""), ([1], [2], [1])])
@@ -343,7 +349,7 @@ def test_returns_are_read_and_the_rest_is_the_drivers() -> None:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(MESSAGES, st.data())
 def test_broken_frames_raise_decode_errors_only(message: Message, data: st.DataObject) -> None:
     raw = bytearray(
@@ -373,7 +379,7 @@ def test_a_message_with_unreadable_headers_still_arrives() -> None:
     assert taken.arrivals[0][1] == Message({}, b"body", "", "", routing_key="q")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(MESSAGES, min_size=1, max_size=4), st.lists(st.integers(1, 400), min_size=1, max_size=30))
 async def test_the_tap_sorts_frames_however_they_are_cut(messages: list[Message], cuts: list[int]) -> None:
     """Ours to the reader, the others untouched to the driver, in order."""
