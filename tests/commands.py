@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.polling import eventually_sync
+from tests.polling import LONG_ENOUGH, eventually_sync
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +35,7 @@ def run_taskq(
         input=text,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LONG_ENOUGH,
         check=False,
     )
 
@@ -59,7 +59,7 @@ class Running:
         """All it has said."""
         return "\n".join(self.lines)
 
-    def says(self, text: str, *, within: float = 15.0) -> str:
+    def says(self, text: str, *, within: float = LONG_ENOUGH) -> str:
         """Wait for a line with this text, and give it."""
 
         def probe() -> str | None:
@@ -76,7 +76,7 @@ class Running:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, within: float = 15.0) -> int:
+    def wait(self, within: float = LONG_ENOUGH) -> int:
         """Its exit code, when all it said is read."""
         code = self.process.wait(within)
         self._reader.join(within)

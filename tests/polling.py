@@ -8,15 +8,18 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
+#: Seconds in which even a busy machine starts a process; only what fails waits for so long.
+LONG_ENOUGH = 60.0
+
 
 @overload
 async def eventually(
-    probe: Callable[[], Awaitable[T]], *, within: float = 10.0, every: float = 0.01
+    probe: Callable[[], Awaitable[T]], *, within: float = LONG_ENOUGH, every: float = 0.01
 ) -> T: ...
 @overload
-async def eventually(probe: Callable[[], T], *, within: float = 10.0, every: float = 0.01) -> T: ...
+async def eventually(probe: Callable[[], T], *, within: float = LONG_ENOUGH, every: float = 0.01) -> T: ...
 async def eventually(
-    probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, every: float = 0.01
+    probe: Callable[[], T | Awaitable[T]], *, within: float = LONG_ENOUGH, every: float = 0.01
 ) -> T:
     """Call `probe` until what it returns is true, and return that; fails after `within` seconds."""
     deadline = time.monotonic() + within
@@ -31,7 +34,7 @@ async def eventually(
         await asyncio.sleep(every)
 
 
-def eventually_sync(probe: Callable[[], T], *, within: float = 10.0, every: float = 0.01) -> T:
+def eventually_sync(probe: Callable[[], T], *, within: float = LONG_ENOUGH, every: float = 0.01) -> T:
     """The same for tests without a loop."""
     deadline = time.monotonic() + within
     while not (found := probe()):

@@ -44,7 +44,7 @@ class RedisServer:
     def start(self) -> None:
         command = [*self._command, "--port", str(self.port), "--dir", str(self._folder), *self._options]
         self._process = subprocess.Popen([*command, "--loglevel", "warning"], stdout=subprocess.DEVNULL)
-        eventually_sync(self._answers, within=60)  # its log is read first
+        eventually_sync(self._answers)  # its log is read first
 
     def _answers(self) -> bool:
         try:
@@ -121,7 +121,7 @@ class RabbitServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        eventually_sync(self._answers, within=60)
+        eventually_sync(self._answers)
 
     def _answers(self) -> bool:
         try:

@@ -24,7 +24,6 @@ def bench(broker: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("broker", "rows"),
     [
@@ -42,7 +41,6 @@ def test_it_measures_every_scenario(broker: str, rows: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "broker",
     [

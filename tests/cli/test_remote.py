@@ -1,4 +1,7 @@
-"""taskq status, inspect and control against a worker of its own."""
+"""taskq status, inspect and control against a worker of its own.
+
+The worker is the real command; of the questions one of each verb is, too, the others are asked in this process.
+"""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Taskq
 from tests.commands import run_taskq, running_taskq
 
 TASKS = """
@@ -32,6 +36,15 @@ def env(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
+def here(taskq: Taskq, folder: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Taskq:
+    """Asks in this process, from a folder without an app."""
+    monkeypatch.chdir(folder / "elsewhere")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return taskq
+
+
+@pytest.fixture
 def worker(folder: Path, env: dict[str, str]) -> Iterator[str]:
     with running_taskq("worker", "-A", "proj", "-n", NODE, folder=folder, env=env) as process:
         process.says("ready.")
@@ -45,21 +58,29 @@ def test_nobody_is_there(folder: Path, env: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
-    home = folder / "elsewhere"
-
-    def run(*words: str, code: int = 0) -> str:
-        done = run_taskq(*words, "-t", "10s", "-d", NODE, folder=home, env=env)
-        assert done.returncode == code, done.stderr
+def test_the_commands_ask_a_worker(folder: Path, env: dict[str, str]) -> None:
+    def run(*words: str) -> str:
+        done = run_taskq(*words, "-t", "10s", "-d", NODE, folder=folder / "elsewhere", env=env)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert run("status") == f"->  {NODE}: OK\n"
-    assert json.loads(run("status", "--json")) == {NODE: {"ok": "pong"}}
     assert run("inspect", "registered") == f"->  {NODE}: OK\n        * proj.add\n"
+    assert "new rate limit set successfully" in run("control", "rate_limit", "proj.add", "10/m")
+    assert run_taskq("control", "shutdown", "-t", "0.5", folder=folder, env=env).returncode == 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_status_inspect_and_control(here: Taskq) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        said = here(*words, "-t", "10s", "-d", NODE)
+        assert said.code == code, said.err
+        return said.out
+
+    assert json.loads(run("status", "--json")) == {NODE: {"ok": "pong"}}
     assert "- empty -" in run("inspect", "active")
     assert json.loads(run("inspect", "stats", "-j"))[NODE]["total"] == {}
     assert json.loads(run("inspect", "query_task", "a", "b", "-j")) == {NODE: {}}
-    assert "new rate limit set successfully" in run("control", "rate_limit", "proj.add", "10/m")
     unknown = run("control", "time_limit", "no.such", "1", "2", code=1)
     assert f"->  {NODE}: ERROR\n        unknown task\n" in unknown
     assert "'10/q' is no rate like 10/s, 100/m, 5/h" in run(
@@ -68,7 +89,6 @@ def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
     assert "flagged as revoked" in run("control", "revoke", "a", "b")
     assert "terminate: tasks unknown" in run("control", "revoke", "a", "--terminate")
     assert json.loads(run("inspect", "revoked", "-j")) == {NODE: ["b", "a"]}
-    assert run_taskq("control", "shutdown", "-t", "0.5", folder=home, env=env).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -81,10 +101,10 @@ def test_status_inspect_and_control(folder: Path, env: dict[str, str]) -> None:
         (("control", "rate_limit", "proj.add"), "rate_limit takes TASK_NAME RATE_LIMIT"),
     ],
 )
-def test_wrong_usage(folder: Path, env: dict[str, str], words: tuple[str, ...], error: str) -> None:
-    done = run_taskq(*words, folder=folder / "elsewhere", env=env)
-    assert done.returncode == 2
-    assert error in done.stderr
+def test_wrong_usage(here: Taskq, words: tuple[str, ...], error: str) -> None:
+    said = here(*words)
+    assert said.code == 2
+    assert error in said.err
 
 
 @pytest.mark.usefixtures("worker")

@@ -40,7 +40,7 @@ def numbers(deliveries: Sequence[Delivery]) -> list[int]:
     return [delivery.message.headers["n"] for delivery in deliveries]
 
 
-async def take(consumer: Consumer, count: int, *, within: float = 10.0, ack: bool = False) -> list[Delivery]:
+async def take(consumer: Consumer, count: int, *, within: float = 20.0, ack: bool = False) -> list[Delivery]:
     """Receive until there are `count` deliveries."""
     taken: list[Delivery] = []
     async with asyncio.timeout(within):
@@ -113,7 +113,7 @@ async def test_receive_waits_for_a_message(connect: ConnectBroker, queue: str) -
     waiting = asyncio.ensure_future(consumer.receive(10))
     await asyncio.sleep(0)
     await sender.publish([message(queue, 1)])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert numbers(await waiting) == [1]
 
 
@@ -212,7 +212,7 @@ async def test_no_more_is_held_than_the_prefetch(connect: ConnectBroker, queue: 
     waiting = asyncio.ensure_future(consumer.receive(100))
     await asyncio.sleep(0)
     await consumer.settle(ack=held[:2])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         more = list(await waiting)
     more += await take(consumer, 2 - len(more)) if len(more) < 2 else []
     assert numbers(more) == [5, 6]
@@ -227,7 +227,7 @@ async def test_another_number_may_be_held_later(connect: ConnectBroker, queue: s
     waiting = asyncio.ensure_future(consumer.receive(100))
     await asyncio.sleep(0)
     await consumer.resize(6)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         held += await waiting
     held += await take(consumer, 6 - len(held)) if len(held) < 6 else []
     assert len(held) <= 2 + 6
@@ -244,7 +244,7 @@ async def test_no_more_is_taken_once_it_comes_to_so_many_bytes(connect: ConnectB
     consumer = await broker.consume([queue], prefetch=100)
     taken: list[Delivery] = []
     while len(taken) < 15:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             batch = await consumer.receive(100, 300_000)
         sizes = [len(delivery.message.body) for delivery in batch]
         assert sum(sizes[:-1]) < 300_000
@@ -256,7 +256,7 @@ async def test_one_larger_than_that_is_taken_too(connect: ConnectBroker, queue: 
     broker = await connect()
     await broker.publish([heavy(queue, n) for n in range(3)])
     consumer = await broker.consume([queue], prefetch=100)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert [numbers(await consumer.receive(100, 1)) for _ in range(3)] == [[0], [1], [2]]
 
 
@@ -276,7 +276,7 @@ async def test_requeued_messages_come_back_at_once(connect: ConnectBroker, queue
     await broker.publish(messages(queue, 3))
     held = await take(consumer, 3)
     await consumer.settle(ack=held[:1], requeue=held[1:])
-    again = await take(consumer, 2, within=5)
+    again = await take(consumer, 2)
     assert sorted(numbers(again)) == [1, 2]
     assert {(delivery.redelivered, delivery.deaths) for delivery in again} == {(True, 0)}
     await consumer.settle(ack=again)
@@ -290,7 +290,7 @@ async def test_requeued_messages_reach_a_waiting_consumer(connect: ConnectBroker
     waiting = asyncio.ensure_future((await second.consume([queue], prefetch=1)).receive(1))
     await asyncio.sleep(0)
     await holder.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert numbers(await waiting) == numbers(held)
 
 
@@ -306,7 +306,7 @@ async def test_park_keeps_a_message_until_its_time(
     await consumer.settle(ack=held[1:])
     assert await broker.size(queue) == int(site.counts_delayed)
     assert await broker.ready(queue) == 0
-    (again,) = await take(consumer, 1, within=5)
+    (again,) = await take(consumer, 1)
     assert until <= time() < until + 2.0
     assert again.message.headers["n"] == 0
     assert again.deaths == 0
@@ -320,7 +320,7 @@ async def test_parked_messages_make_room(connect: ConnectBroker, queue: str) -> 
     await broker.publish(messages(queue, 4))
     held = await take(consumer, 2)
     await consumer.park([(delivery, time() + 3600) for delivery in held])
-    assert numbers(await take(consumer, 2, within=5)) == [2, 3]
+    assert numbers(await take(consumer, 2)) == [2, 3]
 
 
 async def test_parked_messages_reach_any_consumer(connect: ConnectBroker, queue: str) -> None:
@@ -332,7 +332,7 @@ async def test_parked_messages_reach_any_consumer(connect: ConnectBroker, queue:
     await holder.park([(held[0], time() + 0.5)])
     await holder.close()
     await first.close()
-    assert numbers(await take(waiting, 1, within=5)) == [1]
+    assert numbers(await take(waiting, 1)) == [1]
 
 
 # == due
@@ -352,7 +352,7 @@ async def test_due_messages_come_when_they_are_due(
     assert await broker.size(queue) == (4 if site.counts_delayed else 0)
     order = []
     for _ in range(4):
-        (delivery,) = await take(consumer, 1, within=5, ack=True)
+        (delivery,) = await take(consumer, 1, ack=True)
         n = delivery.message.headers["n"]
         order.append(n)
         assert n == 3 or dues[n] <= time() < dues[n] + 2.0
@@ -364,7 +364,7 @@ async def test_a_due_time_that_has_passed_is_no_delay(connect: ConnectBroker, qu
     consumer = await broker.consume([queue], prefetch=10)
     due = float(int(time()) - 5)
     await broker.publish([message(queue, 1, due=due, headers={"eta": "2000-01-01T00:00:00+00:00"})])
-    (delivery,) = await take(consumer, 1, within=5, ack=True)
+    (delivery,) = await take(consumer, 1, ack=True)
     assert delivery.message.headers["n"] == 1
 
 
@@ -374,7 +374,7 @@ async def test_without_delays_a_due_message_comes_at_once(connect: ConnectBroker
         pytest.skip("this broker holds messages back by itself")
     consumer = await broker.consume([queue], prefetch=10)
     await broker.publish([message(queue, 1, due=time() + 3600, headers={"eta": "2099-01-01T00:00:00+00:00"})])
-    assert numbers(await take(consumer, 1, within=5, ack=True)) == [1]
+    assert numbers(await take(consumer, 1, ack=True)) == [1]
 
 
 # == sharing
@@ -478,7 +478,7 @@ async def test_close_wakes_receive_and_later_ones(connect: ConnectBroker, queue:
     consumer = await broker.consume([queue], prefetch=10)
     waiting = asyncio.ensure_future(consumer.receive(10))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await consumer.close()
         assert list(await waiting) == []
         assert list(await consumer.receive(10)) == []
@@ -491,7 +491,7 @@ async def test_close_gives_back_what_is_held_at_once(connect: ConnectBroker, que
     held = await take(consumer, 6)
     await consumer.settle(ack=held[:2])
     await consumer.close()
-    again = await take(await second.consume([queue], prefetch=10), 8, within=5)
+    again = await take(await second.consume([queue], prefetch=10), 8)
     assert sorted(numbers(again)) == list(range(2, 10))
     assert {delivery.deaths for delivery in again} == {0}
 
@@ -502,7 +502,7 @@ async def test_closing_the_connection_gives_back_too(connect: ConnectBroker, que
     await broker.publish(messages(queue, 3))
     await take(consumer, 3)
     await broker.close()
-    again = await take(await second.consume([queue], prefetch=10), 3, within=5)
+    again = await take(await second.consume([queue], prefetch=10), 3)
     assert sorted(numbers(again)) == [0, 1, 2]
 
 
@@ -682,7 +682,7 @@ async def test_a_paused_consumer_goes_on_afterwards(
     await paused.settle(ack=held)
     await heir.close()
     await leased.publish([message(queue, 2)])
-    assert numbers(await take(paused, 1, within=5, ack=True)) == [2]
+    assert numbers(await take(paused, 1, ack=True)) == [2]
 
 
 # == sizes
@@ -741,10 +741,10 @@ async def test_hastened_messages_come_at_once_and_unchanged(
     held = await take(consumer, 3)
     await consumer.park([(delivery, time() + 3600) for delivery in held])
     await broker.promote(other)
-    (first,) = await take(consumer, 1, within=5)
+    (first,) = await take(consumer, 1)
     assert first.message == sent[2]
     await broker.promote(queue)
-    rest = await take(consumer, 2, within=5)
+    rest = await take(consumer, 2)
     assert sorted(numbers(rest)) == [1, 2]
     assert {delivery.deaths for delivery in rest} == {0}
     await consumer.settle(ack=[first, *rest])
@@ -773,13 +773,13 @@ async def test_recalled_tasks_come_at_once_and_unchanged(
     held = await take(consumer, len(sent))
     await consumer.park([(delivery, time() + 3600) for delivery in held])
     await caller.recall(["id-3", "id-4", "unknown"])
-    assert sorted(numbers(await take(consumer, 2, within=5, ack=True))) == [3, 4]
+    assert sorted(numbers(await take(consumer, 2, ack=True))) == [3, 4]
     await caller.recall(["id-1", "id-3"])
-    (first,) = await take(consumer, 1, within=5)
+    (first,) = await take(consumer, 1)
     assert first.message == sent[0]
     await consumer.park([(first, time() + 3600)])
     await caller.recall(["id-1", "ż'\"\\"])
-    rest = await take(consumer, 2, within=5)
+    rest = await take(consumer, 2)
     assert sorted(numbers(rest)) == [1, 6]
     assert {delivery.deaths for delivery in rest} == {0}
     await consumer.settle(ack=rest)
@@ -805,7 +805,7 @@ async def test_of_two_parked_messages_of_one_task_none_is_lost(
     assert await broker.size(queue) == 2
     await broker.recall(["id-1"])
     await broker.promote(queue)
-    assert numbers(await take(consumer, 2, within=5, ack=True)) == [1, 1]
+    assert numbers(await take(consumer, 2, ack=True)) == [1, 1]
     assert await broker.size(queue) == 0
 
 
@@ -818,7 +818,7 @@ async def test_what_the_broker_delays_from_the_start_is_recalled(
     consumer = await broker.consume([queue], prefetch=10)
     await broker.publish([message(queue, n, due=time() + 3600) for n in range(3)])
     await broker.recall(["id-1"])
-    assert numbers(await take(consumer, 1, within=5, ack=True)) == [1]
+    assert numbers(await take(consumer, 1, ack=True)) == [1]
     assert await broker.size(queue) == 2
 
 
@@ -836,14 +836,15 @@ async def test_revoked_ids_are_remembered_until_their_time(connect: ConnectBroke
 
 async def test_revocation_ends(connect: ConnectBroker) -> None:
     broker = await connect()
+    await broker.revoke(["b"], time() + 3600)  # the first call declares a queue, which may take a second
     until = time() + 1.0
     await broker.revoke(["a"], until)
-    assert set(await broker.revoked(["a"])) == {"a"}
+    assert set(await broker.revoked(["a"])) == {"a"} or time() >= until
 
     async def over() -> bool:
         return not await broker.revoked(["a"])
 
-    await eventually(over, within=5)
+    await eventually(over)
     assert time() >= until
 
 
@@ -956,12 +957,12 @@ async def test_what_is_not_a_message_becomes_a_dead_letter(
     consumer = await broker.consume([queue], prefetch=10)
     await site.put_raw(queue, raw)
     await broker.publish([message(queue, 1)])
-    assert numbers(await take(consumer, 1, within=5, ack=True)) == [1]
+    assert numbers(await take(consumer, 1, ack=True)) == [1]
 
     async def buried() -> Sequence[DeadLetter]:
         return await broker.dead()
 
-    (letter,) = await eventually(buried, within=5)
+    (letter,) = await eventually(buried)
     assert (letter.message, letter.raw, letter.queue) == (None, raw, queue)
     assert letter.reason
     assert await broker.size(queue) == 0

@@ -70,7 +70,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def run(self, call: Callable[[], Awaitable[T]]) -> T:
         async def bounded() -> T:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 return await call()
 
         return self.runner.run(bounded())

@@ -29,7 +29,7 @@ def message(where: Exchange, text: str, key: str = "") -> Message:
 async def bodies(listener: Listener, count: int) -> list[str]:
     """The next messages; fails when they do not come."""
     found: list[str] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(found) < count:
             arrived: Sequence[Message] = await listener.receive()
             assert arrived, "closed"

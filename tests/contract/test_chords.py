@@ -164,7 +164,7 @@ async def test_the_claimant_that_comes_again_waits_for_the_end(connect_store: Co
     done, _ = await asyncio.wait([again], timeout=0.3)
     assert not done
     await store.end_chords(["g"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await again is None
 
 

@@ -131,7 +131,7 @@ async def test_results_expire(connect_store: ConnectStore) -> None:
     async def gone() -> bool:
         return await brief.load(["t", "u"]) == [None, None] and await brief.load_group("g") is None
 
-    await eventually(gone, within=5)
+    await eventually(gone)
     assert await brief.load(["kept"]) == [success("kept")]
     await brief.save([TaskResult("t", FAILURE, "again")])
     assert await lasting.load(["t"]) == [TaskResult("t", FAILURE, "again")]

@@ -17,7 +17,7 @@ TASKS = 10_000
 HOUR = 3600.0
 MAY_GROW = 20 * 1024 * 1024
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def resident_bytes(process: Running) -> int:
@@ -51,7 +51,7 @@ async def test_a_worker_does_not_grow_by_what_is_due_in_an_hour(tmp_path: Path, 
         async def all_there() -> bool:
             return await site.waiting() == TASKS
 
-        await eventually(all_there, within=30, every=1)
+        await eventually(all_there, every=1)
 
 
 async def test_what_waits_in_the_broker_for_its_eta_ends_when_it_is_revoked(site: Site) -> None:

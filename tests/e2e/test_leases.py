@@ -12,7 +12,7 @@ from tests.e2e.conftest import Site
 from tests.e2e.test_kill import Log
 from tests.polling import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_loop_stuck_past_the_hard_limit_ends_the_process(folder: Path, s
         with running_taskq(*options("one"), folder=folder, env=site.env) as one:
             one.says("ready.")
             await app.send_task("jobs.stuck", (1,))
-            assert one.wait(within=30) == 75
+            assert one.wait() == 75
             assert "past its time limit" in one.output
 
 
@@ -68,7 +68,7 @@ async def test_a_stopped_worker_does_not_answer_for_what_others_have(folder: Pat
                 one.send(signal.SIGCONT)
                 await told(one, "were lost")
                 assert await result.get(timeout=60) == "celery@two"
-                await eventually(lambda: log.count("end")[1] == 2, within=20)
+                await eventually(lambda: log.count("end")[1] == 2)
                 one.send(signal.SIGTERM)
                 assert one.wait() == 0
                 await result.refresh()
@@ -76,4 +76,4 @@ async def test_a_stopped_worker_does_not_answer_for_what_others_have(folder: Pat
 
 
 async def told(worker: Running, text: str) -> None:
-    await eventually(lambda: text in worker.output, within=20)
+    await eventually(lambda: text in worker.output)

@@ -38,7 +38,7 @@ async def test_a_killed_worker_leaves_no_process_behind(tmp_path: Path, site_sql
         with running_taskq("worker", "-A", "crunch", folder=tmp_path, env=site_sqlite.env) as worker:
             worker.says("ready.")
             await app.send_task("crunch.crunch", (str(path),))
-            pid = int(await eventually(lambda: path.exists() and path.read_text(), within=20))
+            pid = int(await eventually(lambda: path.exists() and path.read_text()))
             assert runs(pid)
             worker.send(signal.SIGKILL)
             await eventually(lambda: not runs(pid))

@@ -81,7 +81,7 @@ def worker_running(folder: Path, task: str, *options: str, **env: str) -> Iterat
     """A worker that is in the middle of a task."""
     send(folder, f"tasks.{task}")
     with running_taskq("worker", "-A", "tasks", *options, folder=folder, env=env) as worker:
-        eventually_sync((folder / "started").exists, within=15)
+        eventually_sync((folder / "started").exists)
         yield worker
 
 
@@ -164,7 +164,7 @@ def test_hup_starts_the_worker_anew_once_it_has_drained(folder: Path) -> None:
         worker.send(signal.SIGHUP)
         worker.says("waiting up to 25s for 1 task")
         (folder / "go").touch()
-        eventually_sync(lambda: worker.output.count("ready.") == 2, within=15)
+        eventually_sync(lambda: worker.output.count("ready.") == 2)
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
     assert "succeeded  tasks.hold[" in worker.output

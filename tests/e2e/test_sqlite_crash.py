@@ -84,7 +84,6 @@ def first_line(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_kill_9_at_any_moment_loses_nothing_confirmed(tmp_path: Path) -> None:
     chance = random.Random(2026)
     path = tmp_path / "taskq.db"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.rabbit import rabbit_vhost
 from tests.servers import redis_server
-from tests.wire.fleet import CELERY, TASKS, running_celery, running_flower, shared_backend
+from tests.wire.fleet import CELERY, TASKS, CeleryCommand, running_celery, running_flower, shared_backend
 
 
 @pytest.fixture
@@ -41,6 +41,14 @@ def folder(tmp_path: Path, url: str) -> Path:
     (home / "proj.py").write_text(TASKS)
     (home / "celeryapp.py").write_text(CELERY.format(url=url, backend=shared_backend(url)))
     return home
+
+
+@pytest.fixture(scope="session")
+def celery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryCommand]:
+    """Celery's own command."""
+    command = CeleryCommand(tmp_path_factory.mktemp("celery"))
+    yield command
+    command.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.commands import environment, running_taskq
 from tests.servers import free_port
@@ -40,6 +40,14 @@ def sleep(seconds):
 NODE = "taskq@test"
 
 
+class Said(NamedTuple):
+    """The exit code of a command, and what it wrote."""
+
+    code: int
+    output: str
+    errors: str
+
+
 def shared_backend(url: str) -> str:
     """Where Celery's tools find the results of taskq's workers."""
     return "rpc://" if url.startswith("amqp") else url
@@ -49,21 +57,48 @@ def env(url: str, folder: Path) -> dict[str, str]:
     return {"TASKQ_BROKER_URL": url, "TASKQ_RESULT_BACKEND": f"sqlite:///{folder}/results.db"}
 
 
-def celery(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "celery", "-A", "celeryapp", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+class CeleryCommand:
+    """Celery's own command, `celery -A celeryapp`: each call is a fork of one process that has it imported.
 
+    That takes a second of computing from each of them, and they ask forty times.
+    """
 
-def asked(folder: Path, *arguments: str) -> Any:
-    """What our node answers to the real `celery` command."""
-    done = celery(folder, *arguments, "--json", "--timeout", "10", "-d", NODE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    replies = json.loads(done.stdout.strip().splitlines()[-1])
-    if isinstance(replies, list):
-        [replies] = replies
-    return replies[NODE]
+    def __init__(self, folder: Path) -> None:
+        self._output, self._errors = folder / "output", folder / "errors"
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "celery_forks.py")],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, folder: Path, *arguments: str) -> Said:
+        """In this folder."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        call = {
+            "folder": str(folder),
+            "arguments": ["-A", "celeryapp", *arguments],
+            "output": str(self._output),
+            "errors": str(self._errors),
+        }
+        print(json.dumps(call), file=self._process.stdin, flush=True)
+        code = int(self._process.stdout.readline())
+        return Said(code, self._output.read_text(), self._errors.read_text())
+
+    def ask(self, folder: Path, *arguments: str) -> Any:
+        """What our node answers."""
+        said = self.run(folder, *arguments, "--json", "--timeout", "10", "-d", NODE)
+        assert said.code == 0, said
+        replies = json.loads(said.output.strip().splitlines()[-1])
+        if isinstance(replies, list):
+            [replies] = replies
+        return replies[NODE]
+
+    def close(self) -> None:
+        """The process ends with its input."""
+        self._process.communicate()
 
 
 @contextlib.contextmanager

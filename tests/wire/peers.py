@@ -49,7 +49,7 @@ class Peer:
         def ran() -> bool:
             return len(self.runs()) >= len(runs)
 
-        await eventually(ran, within=20)
+        await eventually(ran)
         present = self.runs()
         self._seen += len(present)
         assert sorted(map(json.dumps, present)) == sorted(map(json.dumps, runs))
@@ -73,7 +73,7 @@ class Peer:
                 stderr=stream,
             )
         try:
-            eventually_sync(lambda: " ready." in output.read_text(), within=40)
+            eventually_sync(lambda: " ready." in output.read_text())
             yield process
         finally:
             process.kill()

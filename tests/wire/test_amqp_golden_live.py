@@ -20,7 +20,7 @@ from tests.wire.peers import Peer, Run, peer_of
 from tests.wire.test_golden_messages import golden
 
 pytestmark = [
-    *(pytest.mark.rabbitmq, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(120)),
+    *(pytest.mark.rabbitmq, pytest.mark.redis, pytest.mark.slow),
     # Celery leaves sockets of its Redis results to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

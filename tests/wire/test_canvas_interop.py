@@ -19,7 +19,7 @@ from taskq import ChordError, Task, TaskQ, TaskqError, chain, chord, group
 from tests.harness import Place, running
 from tests.wire.canvas_cases import CASES, Words
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
 
 SIDE = Path(__file__).with_name("canvas_cases.py")
 

@@ -10,11 +10,12 @@ import pytest
 from taskq import TaskQ, TaskRevokedError
 from tests.commands import run_taskq
 from tests.polling import eventually
-from tests.wire.fleet import NODE, asked, celery, worker
+from tests.wire.fleet import NODE, CeleryCommand, worker
 
 
-@pytest.mark.timeout(180)
-async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path) -> None:
+async def test_the_celery_command_commands_a_taskq_worker(
+    url: str, folder: Path, celery: CeleryCommand
+) -> None:
     async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
         with worker(url, folder) as process:
             running = await app.send_task("proj.sleep", [60])
@@ -22,7 +23,7 @@ async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path
             await eventually(lambda: app.control.inspect([NODE]).query_task(running.id))
 
             async def ask(*words: str) -> Any:
-                return await asyncio.to_thread(asked, folder, *words)
+                return await asyncio.to_thread(celery.ask, folder, *words)
 
             assert await ask("inspect", "ping") == {"ok": "pong"}
             [active] = await ask("inspect", "active")
@@ -44,34 +45,34 @@ async def test_the_celery_command_commands_a_taskq_worker(url: str, folder: Path
                 assert [job["request"]["id"] for job in await ask("inspect", "scheduled")] == [later.id]
                 await ask("control", "revoke", later.id)
                 await eventually(later.ready)
-            status = await asyncio.to_thread(celery, folder, "status", "--timeout", "10", "-d", NODE)
-            assert f"{NODE}: OK" in status.stdout
-            assert "1 node online" in status.stdout
+            status = await asyncio.to_thread(celery.run, folder, "status", "--timeout", "10", "-d", NODE)
+            assert f"{NODE}: OK" in status.output
+            assert "1 node online" in status.output
             await app.control.shutdown(destination=[NODE])
             assert process.wait(30) == 0, process.output
 
 
-@pytest.mark.timeout(120)
-async def test_the_celery_command_sets_the_range_of_slots(url: str, folder: Path) -> None:
+async def test_the_celery_command_sets_the_range_of_slots(
+    url: str, folder: Path, celery: CeleryCommand
+) -> None:
     with worker(url, folder, "--autoscale", "20,2") as process:
 
         async def ask(*words: str) -> Any:
-            return await asyncio.to_thread(asked, folder, *words)
+            return await asyncio.to_thread(celery.ask, folder, *words)
 
         assert await ask("control", "autoscale", "10", "3") == {"ok": "autoscale now max=10 min=3"}
         process.says("3 slots instead of 2")
         stats = await ask("inspect", "stats")
         assert stats["autoscaler"] == {"max": 10, "min": 3, "current": 3, "qty": 0}
         told = await asyncio.to_thread(
-            celery, folder, "control", "pool_grow", "2", "-d", NODE, "--timeout", "10"
+            celery.run, folder, "control", "pool_grow", "2", "-d", NODE, "--timeout", "10"
         )
-        assert "pool_grow is not supported with autoscale. Adjust autoscale range instead." in told.stdout
+        assert "pool_grow is not supported with autoscale. Adjust autoscale range instead." in told.output
 
 
-@pytest.mark.timeout(180)
 async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celery_worker: str) -> None:
     async with TaskQ("proj", broker=url, backend="memory://x") as app:
-        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]), within=60)
+        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]))
         seen: list[str] = []
 
         async def listen() -> None:
@@ -79,9 +80,9 @@ async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celer
                 seen.append(event["type"])  # noqa: PERF401 - it is looked at meanwhile
 
         listening = asyncio.create_task(listen())
-        await eventually(lambda: "worker-heartbeat" in seen, within=20)
+        await eventually(lambda: "worker-heartbeat" in seen)
         await app.send_task("proj.sleep", [0])
-        await eventually(lambda: "task-succeeded" in seen, within=20)
+        await eventually(lambda: "task-succeeded" in seen)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         inspect = app.control.inspect([celery_worker], timeout=10)
@@ -98,15 +99,14 @@ async def test_taskq_commands_a_real_celery_worker(url: str, folder: Path, celer
         assert json.loads(done.stdout)[celery_worker]["total"] == {"proj.sleep": 1}, done.stderr
 
 
-@pytest.mark.timeout(180)
 async def test_a_worker_learns_what_only_celery_knows_to_be_revoked(
-    url: str, folder: Path, celery_worker: str
+    url: str, folder: Path, celery: CeleryCommand, celery_worker: str
 ) -> None:
     """Nobody of taskq was there when a Celery client revoked it; Celery's workers keep that in their memory."""
     async with TaskQ("proj", broker=url, backend=f"sqlite:///{folder}/results.db") as app:
-        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]), within=60)
+        await eventually(lambda: app.control.ping(timeout=1, destination=[celery_worker]))
         command = ("control", "revoke", "unwanted", "--timeout", "10", "-d", celery_worker)
-        assert "flagged" in (await asyncio.to_thread(celery, folder, *command)).stdout
+        assert "flagged" in (await asyncio.to_thread(celery.run, folder, *command)).output
         with worker(url, folder, "-Q", "ours"):
 
             async def learned() -> bool:

@@ -96,12 +96,12 @@ async def test_flower_shows_a_taskq_worker_and_its_buttons_work(url: str, folder
                 return False
             return '"sw_ident": "taskq"' in (await site.ask("/workers?json=1"))[1]  # a heartbeat came
 
-        await eventually(shown, within=60, every=0.5)
+        await eventually(shown, every=0.5)
         for path, post, status, words in BUTTONS:
             answer = await site.ask(path, post)
             assert answer[0] == status, (path, answer)
             assert words in answer[1], (path, answer)
-        await eventually(lambda: told(site, 5), within=20, every=0.5)
+        await eventually(lambda: told(site, 5), every=0.5)
         await site.data(f"/api/workers?refresh=1&workername={NODE}")
         for path, several in PAGES:
             status, text = await site.ask(path)
@@ -144,7 +144,7 @@ async def ended(site: Flower, app: TaskQ, url: str) -> None:
     for task_id in (waiting, running):
         assert "Revoked" in (await site.ask(f"/api/task/revoke/{task_id}?terminate=true", ""))[1]
     for task_id in (running, waiting)[: 2 if stored else 1]:  # RabbitMQ holds what is not due
-        await eventually(functools.partial(site.is_revoked, task_id), within=20, every=0.5)
+        await eventually(functools.partial(site.is_revoked, task_id), every=0.5)
         status, page = await site.ask(f"/task/{task_id}")
         assert (status, "REVOKED" in page) == (200, True)
         if stored:

@@ -31,7 +31,7 @@ from tests.polling import eventually, eventually_sync
 from tests.servers import RedisServer, redis_server
 from tests.wire.test_golden_messages import CASES, golden, instant, same_call
 
-pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 QUEUES = "celery,other,q1,q2,sink"
 CONTENT = ["json", "pickle", "yaml", "msgpack"]
@@ -182,7 +182,7 @@ def running(side: str, server: RedisServer, folder: Path, *command: str) -> Iter
             [sys.executable, "-m", *command], env=environment, cwd=folder, stdout=log, stderr=log
         )
     try:
-        eventually_sync(lambda: "ready." in output.read_text(), within=30)
+        eventually_sync(lambda: "ready." in output.read_text())
         yield output
     finally:
         worker.kill()
@@ -313,7 +313,7 @@ def check_runs(server: RedisServer, sent: Sent) -> None:
                 json.loads(run) for root in sent.roots for run in client.lrange(f"runs:{root}", 0, -1)
             )
 
-    eventually_sync(lambda: len(found()) >= len(expected), within=40)
+    eventually_sync(lambda: len(found()) >= len(expected))
     assert found() == expected
 
 

@@ -87,7 +87,7 @@ def ids(deliveries: Sequence[Delivery]) -> list[int]:
     return [int(delivery.message.headers["id"].removeprefix("id-")) for delivery in deliveries]
 
 
-async def take(consumer: Consumer, count: int, *, within: float = 10.0) -> list[Delivery]:
+async def take(consumer: Consumer, count: int, *, within: float = 20.0) -> list[Delivery]:
     taken: list[Delivery] = []
     async with asyncio.timeout(within):
         while len(taken) < count:

@@ -283,7 +283,7 @@ async def test_topic_exchanges_reach_both_sides(
     consumer = await broker.consume(["ours"], prefetch=10)
     with celery_worker(server, tmp_path, "celery,news"):
         with server.client() as client:
-            await eventually(lambda: client.scard("_kombu.binding.press") == 2, within=20)
+            await eventually(lambda: client.scard("_kombu.binding.press") == 2)
             members = client.smembers("_kombu.binding.press")
         assert b"news.#\x06\x16^news\\..*?$\x06\x16news" in members
         assert b"*.sport\x06\x16^[^\\.]+\\.sport$\x06\x16ours" in members
@@ -309,7 +309,7 @@ async def test_fanout_reaches_both_sides(
         await consumer.settle(ack=[delivery])
     with celery_worker(server, tmp_path, "celery,shout"):
         with server.client() as client:
-            await eventually(lambda: client.pubsub_numpat() >= 3, within=20)
+            await eventually(lambda: client.pubsub_numpat() >= 3)
         message = call("interop.add", 4, 4, exchange="shout", routing_key="shout")
         await broker.publish([message])
         assert (await final(store, message.correlation_id)).value == 8
@@ -342,7 +342,7 @@ async def test_we_restore_what_a_killed_celery_worker_held(
     broker = await connect()
     await broker.publish([call("interop.note", n, 60) for n in range(3)])
     with celery_worker(server, tmp_path) as worker:
-        await eventually(lambda: listed(server, "started") == [0], within=20)
+        await eventually(lambda: listed(server, "started") == [0])
         worker.kill()
     again = await take(await broker.consume(["celery"], prefetch=10), 3, within=VISIBILITY + 12)
     by_call = {delivery.message.headers["argsrepr"]: delivery for delivery in again}
@@ -372,18 +372,18 @@ async def test_a_mixed_fleet_loses_nothing_when_one_of_each_kind_is_killed(
     # Killed in a task: between its BRPOP and its registration Celery itself would lose a message.
     await ours.publish([call("interop.note", 0, 60)])
     with celery_worker(server, tmp_path) as doomed, celery_worker(server, tmp_path) as other:
-        await eventually(lambda: listed(server, "started") == [0], within=30)
+        await eventually(lambda: listed(server, "started") == [0])
         await ours.publish([call("interop.note", n, 0.002) for n in range(2, total, 2)])
         for n in range(1, total, 2):
             celery.send_task("interop.note", (n, 0.002))
-        await eventually(lambda: len(listed(server, "done")) > 10, within=30)
+        await eventually(lambda: len(listed(server, "done")) > 10)
         with server.client() as client:
             (holder,) = set(client.hvals("where"))
         (doomed if holder == doomed.name.encode() else other).kill()
         await take(await victim.consume(["celery"], prefetch=20), 5)
         leave(victim)
         worker = asyncio.create_task(work(await ours.consume(["celery"], prefetch=10)))
-        await eventually(lambda: set(listed(server, "done")) == set(range(total)), within=40)
+        await eventually(lambda: set(listed(server, "done")) == set(range(total)))
     for consumer in ours._consumers:
         await consumer.close()
     await worker

@@ -43,7 +43,6 @@ class Heavy:
             self.most = max(self.most, held(self.worker))
 
 
-@pytest.mark.timeout(120)
 async def test_large_messages_stay_in_the_broker_until_there_is_room(on_all_brokers: Place) -> None:
     async with on_all_brokers.app(worker_held_bytes=BUDGET) as app:
         heavy = Heavy(app)
@@ -61,7 +60,6 @@ async def test_large_messages_stay_in_the_broker_until_there_is_room(on_all_brok
         assert heavy.most <= BUDGET + 1.1 * MEGABYTE
 
 
-@pytest.mark.timeout(60)
 async def test_one_that_is_larger_than_all_the_room_is_run(on_all_brokers: Place) -> None:
     async with on_all_brokers.app(worker_held_bytes=1000) as app:
         heavy = Heavy(app)
@@ -88,7 +86,6 @@ async def test_what_waits_for_its_eta_leaves_room_for_what_could_run(place: Plac
 
 @pytest.mark.rabbitmq
 @pytest.mark.redis
-@pytest.mark.timeout(120)
 async def test_rabbitmq_pushes_as_many_again_when_messages_are_small(place_rabbitmq: Place) -> None:
     async with place_rabbitmq.app(worker_held_bytes=BUDGET) as app:
         heavy = Heavy(app)

@@ -54,7 +54,7 @@ async def hears(broker: Broker, exchange: Exchange, key: str, listener: Listener
         except (OperationalError, TimeoutError):
             return False
 
-    await eventually(probe, within=30)
+    await eventually(probe)
 
 
 @pytest.mark.redis
@@ -105,7 +105,7 @@ async def test_rabbitmq_listeners_come_back_with_the_connection(vhost: str) -> N
     async with opened(vhost) as broker, opened(vhost) as speaker:
         events = await broker.bus.listen(Inbox("taskq-test-e", EVENTS, "worker.#"))
         await hears(speaker, EVENTS, "worker.x", events)
-        await eventually(lambda: close_connections(vhost), within=20, every=0.5)
+        await eventually(lambda: close_connections(vhost), every=0.5)
         await hears(speaker, EVENTS, "worker.x", events)
 
 

@@ -51,7 +51,7 @@ async def test_two_runs_have_two_processes_and_the_third_waits(worker: Worker, t
     paths = [tmp_path / name for name in "ab"]
     for path in paths:
         await heavy.sleeps.delay(str(path))
-    await eventually(lambda: all(path.exists() and path.read_text() for path in paths), within=20)
+    await eventually(lambda: all(path.exists() and path.read_text() for path in paths))
     await heavy.sleeps.delay(str(tmp_path / "c"))
     assert await (await heavy.app.send_task("celery.accumulate", (1,))).get(timeout=10) == [1]
     assert len({path.read_text() for path in paths}) == 2
@@ -130,7 +130,7 @@ async def test_a_run_has_its_result_when_no_further_process_can_be_started(
     begun, release = tmp_path / "begun", tmp_path / "release"
     async with running(heavy.app):
         result = await heavy.waits.delay(str(begun), str(release))
-        await eventually(begun.exists, within=20)
+        await eventually(begun.exists)
         with monkeypatch.context() as broken:
             broken.setattr("sys.executable", str(tmp_path / "none"))
             release.touch()
@@ -172,7 +172,7 @@ async def test_a_death_after_an_early_ack_is_a_failure(worker: Worker) -> None:
 async def test_terminating_kills_the_process(worker: Worker, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     result = await heavy.sleeps.delay(str(path))
-    await eventually(lambda: path.exists() and path.read_text(), within=20)
+    await eventually(lambda: path.exists() and path.read_text())
     await result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         await result.get(timeout=10)
@@ -183,7 +183,7 @@ async def test_a_stopping_worker_gives_back_what_does_not_end(tmp_path: Path) ->
     path = tmp_path / "pid"
     async with running(heavy.app, grace=0.2) as worker:
         result = await heavy.sleeps.delay(str(path))
-        await eventually(lambda: path.exists() and path.read_text(), within=20)
+        await eventually(lambda: path.exists() and path.read_text())
     assert worker.clean
     assert not alive(int(path.read_text()))
     broker = await heavy.app.open_broker()
