@@ -7,7 +7,7 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 
 # What a name needs is imported when the name is first asked for: `taskq --help` needs none of it.
 if TYPE_CHECKING:
-    from taskq.app import TaskQ, shared_task
+    from taskq.app import TaskQ, current_app, shared_task
     from taskq.canvas.primitives import chunks, maybe_signature, signature, xmap, xstarmap
     from taskq.canvas.shapes import chain, chord, group
     from taskq.canvas.signature import Signature
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
     )
     from taskq.logs import get_task_logger
-    from taskq.registry import current_app
-    from taskq.results.handles import AsyncResult, GroupResult
-    from taskq.results.sets import ResultSet
-    from taskq.seams.store import TaskResult
+    from taskq.results.handles import AsyncResult, GroupResult, ResultSet
     from taskq.task import Task
     from taskq.wire.request import Request
+    from taskq.wire.result import TaskResult
 
 __all__ = [
     "AsyncResult",
@@ -88,7 +86,7 @@ _HOMES = {
     "OperationalError": "taskq.errors",
     "Reject": "taskq.errors",
     "Request": "taskq.wire.request",
-    "ResultSet": "taskq.results.sets",
+    "ResultSet": "taskq.results.handles",
     "ResultTimeout": "taskq.errors",
     "Retry": "taskq.errors",
     "Signature": "taskq.canvas.signature",
@@ -97,14 +95,14 @@ _HOMES = {
     "StoreError": "taskq.errors",
     "Task": "taskq.task",
     "TaskQ": "taskq.app",
-    "TaskResult": "taskq.seams.store",
+    "TaskResult": "taskq.wire.result",
     "TaskRevokedError": "taskq.errors",
     "TaskqError": "taskq.errors",
     "TimeLimitExceeded": "taskq.errors",
     "chain": "taskq.canvas.shapes",
     "chord": "taskq.canvas.shapes",
     "chunks": "taskq.canvas.primitives",
-    "current_app": "taskq.registry",
+    "current_app": "taskq.app",
     "get_task_logger": "taskq.logs",
     "group": "taskq.canvas.shapes",
     "maybe_signature": "taskq.canvas.primitives",

@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary
 
 from taskq import registry, signals
+from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
-from taskq.canvas.builtins import builtin_tasks
-from taskq.canvas.lowering import Prepared, frozen, lowered, result_tuple
+from taskq.canvas.lowering import frozen, lowered, result_tuple
 from taskq.canvas.signature import AnySignature, Signature, as_signature, new_id
-from taskq.canvas.streamed import Stream, source_of
-from taskq.clock import now
+from taskq.clock import LamportClock, now
 from taskq.config.celery_names import no_attribute
 from taskq.config.loading import autodiscover
 from taskq.config.routing import Router
@@ -24,13 +23,15 @@ from taskq.remote.control import Control
 from taskq.remote.events import Events
 from taskq.results.handles import AsyncResult, GroupResult, result_from_tuple
 from taskq.run.eager import run_eagerly
+from taskq.seams.app import Prepared
 from taskq.seams.broker import Broker, BrokerConfig
 from taskq.seams.connection import Connection
 from taskq.seams.publisher import Publisher, announce_before, publish_with_retry, retry_policy
 from taskq.seams.store import ResultStore, StoreConfig, require_chords
 from taskq.seams.urls import mask, store_url
+from taskq.streamed import Stream, source_of
+from taskq.sync import SyncCalls
 from taskq.task import Task, TaskOptions
-from taskq.wire.lamport import LamportClock
 from taskq.wire.message import Message
 from taskq.wire.request import Request, current
 from taskq.wire.serializers import get_serializer
@@ -342,6 +343,10 @@ class TaskQ:
         """Run a signature here and now, as a worker would; await it for the handle of its result."""
         return run_eagerly(self, signature)
 
+    def blocking(self, signature: Signature[Any]) -> SyncCalls[..., Any]:
+        """The calling verbs of a signature for code without an event loop."""
+        return SyncCalls(signature)
+
     # --- handles --------------------------------------------------------------------------------------------
 
     def signature(
@@ -436,6 +441,15 @@ def make_task(
     module = main if function.__module__ == "__main__" else function.__module__
     name = chosen.pop("name", None) or f"{module}.{function.__name__}"
     return base(function, app, name, chosen, bind=bind)
+
+
+def current_app() -> TaskQ:
+    """The app made last, or chosen by `app.set_current()`.
+
+    Raises:
+        ConfigError: there is no app yet.
+    """
+    return cast("TaskQ", registry.current())
 
 
 @overload

@@ -2,14 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 from taskq.near import near_match
 
-if TYPE_CHECKING:
-    from taskq.canvas.signature import AnySignature
-    from taskq.seams.connection import Connection
-    from taskq.seams.publisher import Publisher
+
+class Linkable(Protocol):
+    """A signature, as far as options know it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its wire form."""
+        ...
+
+
+class Publishing(Protocol):
+    """What hands messages to a broker: a `Publisher`."""
+
+    @property
+    def url(self) -> str: ...
+    async def publish(self, messages: Sequence[Any]) -> None: ...
+
+
+class Connected(Protocol):
+    """Connections of one event loop: a `Connection`."""
+
+    async def open_broker(self) -> Any: ...
+    async def open_store(self) -> Any: ...
+
+
+#: A signature or its wire form.
+Link: TypeAlias = Linkable | Mapping[str, Any]
 
 
 class RetryPolicy(TypedDict, total=False):
@@ -37,8 +59,8 @@ class CallOptions(TypedDict, total=False):
     countdown: float | None
     eta: datetime | None
     expires: float | timedelta | datetime | None
-    link: "AnySignature | Sequence[AnySignature] | None"
-    link_error: "AnySignature | Sequence[AnySignature] | None"
+    link: Link | Sequence[Link] | None
+    link_error: Link | Sequence[Link] | None
     retry: bool | None
     retry_policy: RetryPolicy | None
     serializer: str | None
@@ -57,9 +79,9 @@ class CallOptions(TypedDict, total=False):
     reply_to: str | None
     correlation_id: str | None
     delivery_mode: int | str | None
-    publisher: "Publisher | None"
-    producer: "Publisher | None"
-    connection: "Connection | None"
+    publisher: Publishing | None
+    producer: Publishing | None
+    connection: Connected | None
 
     root_id: str | None
     parent_id: str | None
@@ -67,7 +89,7 @@ class CallOptions(TypedDict, total=False):
     group_index: int | None
     retries: int | None
     chain: Sequence[Mapping[str, Any]] | None
-    chord: "AnySignature | None"
+    chord: Link | None
     replaced_task_nesting: int | None
     stamped_headers: Sequence[str] | None
 

@@ -1,25 +1,22 @@
 """What is known to the whole process: tasks shared between apps, and the app that is current."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskq.errors import ConfigError
-
-if TYPE_CHECKING:
-    from taskq.app import TaskQ
-    from taskq.task import Task
+from taskq.seams.app import App
 
 #: Tasks made by `@shared_task`: every app has them.
-shared: "dict[str, Task[Any, Any, Any]]" = {}
+shared: dict[str, Any] = {}
 
-_current: "list[TaskQ]" = []
+_current: list[App] = []
 
 
-def set_current(app: "TaskQ") -> None:
+def set_current(app: App) -> None:
     """Make an app the one that shared tasks use."""
     _current[:] = [app]
 
 
-def current_app() -> "TaskQ":
+def current() -> App:
     """The app made last, or chosen by `app.set_current()`.
 
     Raises:

@@ -6,25 +6,19 @@ They run on one background loop per process, or, inside a plain task, on the loo
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from taskq.options import CallOptions
-from taskq.results.handles import AsyncResult, GroupResult
-from taskq.results.sets import OnMessage
-from taskq.seams.broker import REVOKED_FOR
-from taskq.seams.store import TaskResult
-
-if TYPE_CHECKING:
-    from taskq.canvas.shapes import group
-    from taskq.canvas.signature import Signature
-    from taskq.task import Task
+from taskq.results.handles import AsyncResult, GroupResult, OnMessage
+from taskq.wire.result import TaskResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
 T = TypeVar("T")
+H_co = TypeVar("H_co", covariant=True)
 
 #: The loop of the worker that runs the current plain task, and that worker's process id; set for its threads.
 worker_loop: ContextVar[tuple[asyncio.AbstractEventLoop, int] | None] = ContextVar(
@@ -88,13 +82,37 @@ async def _next(events: AsyncGenerator[T, None]) -> T | None:
     return await anext(events, None)
 
 
-class SyncResult(Generic[R]):
-    """The blocking twin of `AsyncResult`: the same names, nothing to await."""
+class _Twin(Generic[H_co]):
+    """The blocking form of a handle."""
 
     __slots__ = ("handle",)
 
-    def __init__(self, result: AsyncResult[R]) -> None:
-        self.handle = result
+    def __init__(self, handle: H_co) -> None:
+        self.handle = handle
+
+
+def _blocking(
+    method: Callable[Concatenate[H_co, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Twin[H_co], P], T]:
+    """The blocking form of a handle's method."""
+
+    @wraps(method)
+    def blocking(twin: _Twin[H_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run_sync(method(twin.handle, *args, **kwargs), f"result.{method.__name__}()")
+
+    return blocking
+
+
+class SyncResult(_Twin[AsyncResult[R]], Generic[R]):
+    """The blocking twin of `AsyncResult`: the same names, nothing to await."""
+
+    __slots__ = ()
+
+    ready = _blocking(AsyncResult.ready)
+    successful = _blocking(AsyncResult.successful)
+    failed = _blocking(AsyncResult.failed)
+    forget = _blocking(AsyncResult.forget)
+    revoke = _blocking(AsyncResult.revoke)
 
     @property
     def id(self) -> str:
@@ -141,40 +159,23 @@ class SyncResult(Generic[R]):
         finally:
             run_sync(events.aclose(), "events.aclose()")
 
-    def ready(self) -> bool:
-        """Has the task ended?"""
-        return run_sync(self.handle.ready(), "result.ready()")
-
-    def successful(self) -> bool:
-        """Has it ended well?"""
-        return run_sync(self.handle.successful(), "result.successful()")
-
-    def failed(self) -> bool:
-        """Has it failed?"""
-        return run_sync(self.handle.failed(), "result.failed()")
-
-    def forget(self) -> None:
-        """Remove the stored result."""
-        run_sync(self.handle.forget(), "result.forget()")
-
-    def revoke(
-        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = REVOKED_FOR
-    ) -> None:
-        """Have the task not run; see `AsyncResult.revoke`."""
-        revoking = self.handle.revoke(terminate=terminate, signal=signal, expires=expires)
-        run_sync(revoking, "result.revoke()")
-
     def __repr__(self) -> str:
         return f"<SyncResult {self.id} {self.handle.state}>"
 
 
-class SyncGroupResult(Generic[R]):
+class SyncGroupResult(_Twin[GroupResult[R]], Generic[R]):
     """The blocking twin of `GroupResult`: the same names, nothing to await."""
 
-    __slots__ = ("handle",)
+    __slots__ = ()
 
-    def __init__(self, result: GroupResult[R]) -> None:
-        self.handle = result
+    ready = _blocking(GroupResult.ready)
+    waiting = _blocking(GroupResult.waiting)
+    successful = _blocking(GroupResult.successful)
+    failed = _blocking(GroupResult.failed)
+    completed_count = _blocking(GroupResult.completed_count)
+    save = _blocking(GroupResult.save)
+    forget = _blocking(GroupResult.forget)
+    revoke = _blocking(GroupResult.revoke)
 
     @property
     def id(self) -> str:
@@ -191,38 +192,6 @@ class SyncGroupResult(Generic[R]):
         """The same as `get`."""
         return self.get(timeout, propagate=propagate)
 
-    def ready(self) -> bool:
-        """Have all members ended?"""
-        return run_sync(self.handle.ready(), "result.ready()")
-
-    def waiting(self) -> bool:
-        """Is there a member that has not ended?"""
-        return not self.ready()
-
-    def successful(self) -> bool:
-        """Have all members ended well?"""
-        return run_sync(self.handle.successful(), "result.successful()")
-
-    def failed(self) -> bool:
-        """Has any member failed?"""
-        return run_sync(self.handle.failed(), "result.failed()")
-
-    def completed_count(self) -> int:
-        """How many members have ended well."""
-        return run_sync(self.handle.completed_count(), "result.completed_count()")
-
-    def save(self) -> None:
-        """Keep the group under its id; see `GroupResult.save`."""
-        run_sync(self.handle.save(), "result.save()")
-
-    def forget(self) -> None:
-        """Remove the stored results of all members."""
-        run_sync(self.handle.forget(), "result.forget()")
-
-    def revoke(self, *, expires: float = REVOKED_FOR) -> None:
-        """Have no member run that has not started."""
-        run_sync(self.handle.revoke(expires=expires), "result.revoke()")
-
     def __iter__(self) -> "Iterator[SyncResult[R]]":
         return (SyncResult(leaf) for leaf in self.handle.leaves())
 
@@ -233,45 +202,30 @@ class SyncGroupResult(Generic[R]):
         return f"<SyncGroupResult {self.id} of {len(self)}>"
 
 
-class SyncCalls(Generic[P, R]):
-    """`task.sync`: the calling verbs, blocking."""
+class Calling(Protocol[P]):
+    """What is sent by these verbs: a task, a signature, a canvas."""
 
-    __slots__ = ("_task",)
-
-    def __init__(self, task: "Task[P, R, Any]") -> None:
-        self._task = task
-
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
-        """Send the task; see `Task.delay`."""
-        return SyncResult(run_sync(self._task.delay(*args, **kwargs), "task.delay(...)"))
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]: ...
 
     def apply_async(
         self,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> SyncResult[R]:
-        """Send the task with options; see `Task.apply_async`."""
-        coroutine = self._task.apply_async(args, kwargs, **options)
-        return SyncResult(run_sync(coroutine, "task.apply_async(...)"))
-
-    def add_to_chord(self, signature: "Signature[S]") -> SyncResult[S]:
-        """Have the chord of the current run wait for one task more; see `Task.add_to_chord`."""
-        coroutine = self._task.add_to_chord(signature)
-        return SyncResult(run_sync(coroutine, "self.add_to_chord(...)"))
+    ) -> Coroutine[Any, Any, Any]: ...
 
 
-class SyncSignatureCalls(Generic[R]):
-    """`signature.sync`: the calling verbs of a signature or a canvas, blocking."""
+class SyncCalls(Generic[P, T]):
+    """`signature.sync`, `group.sync`: the calling verbs, blocking. `T` is the twin of the handle they give."""
 
-    __slots__ = ("_signature",)
+    __slots__ = ("_calls",)
 
-    def __init__(self, signature: "Signature[R]") -> None:
-        self._signature = signature
+    def __init__(self, calls: Calling[P]) -> None:
+        self._calls = calls
 
-    def delay(self, *args: Any, **kwargs: Any) -> SyncResult[R]:
-        """Send it; see `Signature.delay`."""
-        twin: SyncResult[R] = _twin(run_sync(self._signature.delay(*args, **kwargs), "signature.delay(...)"))
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Send it; see `Task.delay`."""
+        twin: T = _twin(run_sync(self._calls.delay(*args, **kwargs), f"{self._name}.delay(...)"))
         return twin
 
     def apply_async(
@@ -279,34 +233,15 @@ class SyncSignatureCalls(Generic[R]):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> SyncResult[R]:
-        """Send it with options; see `Signature.apply_async`."""
-        coroutine = self._signature.apply_async(args, kwargs, **options)
-        twin: SyncResult[R] = _twin(run_sync(coroutine, "signature.apply_async(...)"))
+    ) -> T:
+        """Send it with options; see `Task.apply_async`."""
+        coroutine = self._calls.apply_async(args, kwargs, **options)
+        twin: T = _twin(run_sync(coroutine, f"{self._name}.apply_async(...)"))
         return twin
 
-
-class SyncGroupCalls(Generic[R]):
-    """`group.sync`: the calling verbs of a group, blocking."""
-
-    __slots__ = ("_group",)
-
-    def __init__(self, group: "group[R]") -> None:
-        self._group = group
-
-    def delay(self, *args: Any, **kwargs: Any) -> SyncGroupResult[R]:
-        """Send all members; see `group.delay`."""
-        return SyncGroupResult(run_sync(self._group.delay(*args, **kwargs), "group.delay(...)"))
-
-    def apply_async(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Unpack[CallOptions],
-    ) -> SyncGroupResult[R]:
-        """Send all members with options; see `group.apply_async`."""
-        coroutine = self._group.apply_async(args, kwargs, **options)
-        return SyncGroupResult(run_sync(coroutine, "group.apply_async(...)"))
+    @property
+    def _name(self) -> str:
+        return type(self._calls).__name__.lower()
 
 
 def _twin(handle: Any) -> Any:

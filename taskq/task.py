@@ -6,7 +6,6 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     Concatenate,
@@ -20,25 +19,22 @@ from typing import (
     overload,
 )
 
-from taskq import errors
+from taskq import errors, registry
 from taskq.canvas.lowering import added_to_chord
 from taskq.canvas.primitives import chunks, xmap, xstarmap
 from taskq.canvas.signature import Signature
 from taskq.config.rates import parse_rate
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
-from taskq.registry import current_app
 from taskq.results import handles as results
 from taskq.results.handles import AsyncResult
+from taskq.seams.app import App
 from taskq.seams.connection import Connection
 from taskq.seams.publisher import Publisher
-from taskq.seams.store import TaskResult
-from taskq.sync import SyncCalls
+from taskq.sync import SyncCalls, SyncResult, run_sync
 from taskq.wire.arguments import ArgumentCheck
 from taskq.wire.request import Request, current
-
-if TYPE_CHECKING:
-    from taskq.app import TaskQ
+from taskq.wire.result import TaskResult
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -140,7 +136,7 @@ class Task(Generic[P, R, C]):
     def __init__(
         self,
         fun: Callable[..., Any],
-        app: "TaskQ | None",
+        app: App | None,
         name: str,
         options: Mapping[str, Any],
         *,
@@ -164,10 +160,10 @@ class Task(Generic[P, R, C]):
         functools.update_wrapper(cast("Callable[..., Any]", self), fun, updated=())
 
     @property
-    def app(self) -> "TaskQ":
+    def app(self) -> App:
         """The app it belongs to; for a shared task the current app."""
         if self._app is None:
-            return current_app()
+            return registry.current()
         return self._app
 
     # --- calling --------------------------------------------------------------------------------------------
@@ -213,9 +209,9 @@ class Task(Generic[P, R, C]):
         return result
 
     @property
-    def sync(self) -> SyncCalls[P, R]:
+    def sync(self) -> "SyncTaskCalls[P, R]":
         """The same verbs, blocking, for code without an event loop: `task.sync.delay(2, 2).get()`."""
-        return SyncCalls(self)
+        return SyncTaskCalls(self)
 
     def apply(
         self,
@@ -282,7 +278,8 @@ class Task(Generic[P, R, C]):
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The handle of a call of this task by its id."""
-        return self.app.AsyncResult(task_id)
+        handle: AsyncResult[R] = self.app.AsyncResult(task_id)
+        return handle
 
     # --- inside a run ---------------------------------------------------------------------------------------
 
@@ -449,6 +446,20 @@ class Task(Generic[P, R, C]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+class SyncTaskCalls(SyncCalls[P, SyncResult[R]]):
+    """`task.sync`: the calling verbs, blocking, and what a run can do with its chord."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: Task[P, R, Any]) -> None:
+        super().__init__(task)
+        self._task = task
+
+    def add_to_chord(self, signature: Signature[S]) -> SyncResult[S]:
+        """Have the chord of the current run wait for one task more; see `Task.add_to_chord`."""
+        return SyncResult(run_sync(self._task.add_to_chord(signature), "self.add_to_chord(...)"))
 
 
 class Recorded:

@@ -7,14 +7,12 @@ chain) stands in its options and moves on to the part that ends it: the last ste
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from uuid import UUID, uuid5
 
 from taskq.canvas.shapes import END, at_end, chain, chord, dissolved, ends_in_group, group, known
 from taskq.canvas.signature import Signature, as_signatures, new_id
 from taskq.errors import ConfigError
-from taskq.results.handles import AsyncResult, GroupResult
-from taskq.wire.message import Message
 from taskq.wire.request import Request
 
 #: The task that gives the results of a group as one value (wire-format.md 5.1).
@@ -25,14 +23,6 @@ _ADDED = UUID("6b1fb2a5-7c0b-4f0e-9d4a-1f3b1a0f7a61")
 _OWN = frozenset((*END, "link", "task_id", "link_error"))
 #: Options that say where a group stands.
 _PLACE = frozenset(("task_id", "group_id", "group_index", "chain"))
-
-
-class Prepared(NamedTuple):
-    """A signature made ready: messages to publish, the handle of its result, and chords to begin before that."""
-
-    messages: list[Message]
-    result: AsyncResult[Any] | GroupResult[Any]
-    chords: Mapping[str, int]
 
 
 @dataclass(slots=True)

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 from taskq.canvas.shapes import group
-from taskq.canvas.signature import AnySignature, Sender, Signature, as_signature
+from taskq.canvas.signature import AnySignature, Signature, as_signature
 from taskq.options import CallOptions, check_options
+from taskq.seams.app import App
 
 R = TypeVar("R")
 
@@ -51,7 +52,7 @@ def signature(
     kwargs: Mapping[str, Any] | None = None,
     *,
     immutable: bool = False,
-    app: Sender | None = None,
+    app: App | None = None,
     **options: Unpack[CallOptions],
 ) -> Signature[Any]:
     """A signature by the task's name (`signature("tasks.add", args=(2, 2), countdown=10)`), or from its wire form.
@@ -74,6 +75,6 @@ def signature(
     return Signature(task, args, kwargs, options, immutable=immutable, app=app)
 
 
-def maybe_signature(value: "AnySignature | None", app: Sender | None = None) -> Signature[Any] | None:
+def maybe_signature(value: "AnySignature | None", app: App | None = None) -> Signature[Any] | None:
     """The signature of a wire form; None stays None."""
     return None if value is None else as_signature(value, app)

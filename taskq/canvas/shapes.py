@@ -3,14 +3,17 @@
 import itertools
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, overload
 
-from taskq.canvas.signature import KINDS, AnySignature, Sender, Signature, as_signature, as_signatures
+from taskq.canvas.signature import KINDS, AnySignature, Signature, as_signature, as_signatures
 from taskq.canvas.stamps import Stamping, Stamps
 from taskq.errors import ConfigError, DecodeError
 from taskq.options import CallOptions, check_options
-from taskq.results.handles import AsyncResult, GroupResult
-from taskq.sync import SyncGroupCalls
+from taskq.seams.app import App
+
+if TYPE_CHECKING:
+    from taskq.results.handles import AsyncResult, GroupResult
+    from taskq.sync import SyncCalls, SyncGroupResult
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -39,7 +42,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
     def __init__(
         self,
         *tasks: "Signature[R] | Mapping[str, Any] | Iterable[Signature[R] | Mapping[str, Any]] | AsyncIterable[Signature[R]]",
-        app: Sender | None = None,
+        app: App | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_options(options)
@@ -50,14 +53,15 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         self.tasks: tuple[Signature[R], ...] = tuple(_flattened(_members(tasks), app))
         self.app = app or _first_app(self.tasks)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, GroupResult[R]]:
+    def __call__(self, *args: Any, **kwargs: Any) -> "Coroutine[Any, Any, GroupResult[R]]":
         """The same as `delay`."""
         return self.delay(*args, **kwargs)
 
     @property
-    def sync(self) -> SyncGroupCalls[R]:  # type: ignore[override]  # a group's handles
+    def sync(self) -> "SyncCalls[..., SyncGroupResult[R]]":  # type: ignore[override]  # a group's handles
         """The calling verbs, blocking: `group.sync.delay().get()`."""
-        return SyncGroupCalls(self)
+        calls: SyncCalls[..., SyncGroupResult[R]] = self._sender().blocking(self)
+        return calls
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
         """A copy whose members have countdowns of `start`, `start + step`, ... seconds, below `stop` if given.
@@ -73,7 +77,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         return {"tasks": [task.to_dict() for task in known(self)]}
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "group[Any]":
+    def from_wire(cls, data: Mapping[str, Any], app: App | None) -> "group[Any]":
         """The value of a wire mapping with `subtask_type` group."""
         made: group[Any] = cls(_wire_members(data, "tasks"), app=app)
         return made.with_wire_fields(data)
@@ -94,7 +98,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         source = None if self.source is None else _changed(self.source, change)
         return self.replaced(tasks=tuple(map(change, self.tasks)), source=source)
 
-    async def delay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:  # type: ignore[override]  # a group's handle
+    async def delay(self, *args: Any, **kwargs: Any) -> "GroupResult[R]":  # type: ignore[override]  # a group's handle
         """Send all members."""
         return cast("GroupResult[R]", await super().delay(*args, **kwargs))
 
@@ -103,7 +107,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> GroupResult[R]:
+    ) -> "GroupResult[R]":
         """Send all members, each with these arguments and options merged in."""
         return cast("GroupResult[R]", await super().apply_async(args, kwargs, **options))
 
@@ -147,13 +151,13 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
     def __init__(
         self: "chain[Any]",
         *tasks: "AnySignature | Iterable[AnySignature]",
-        app: Sender | None = None,
+        app: App | None = None,
         **options: Unpack[CallOptions],
     ) -> None: ...
     def __init__(
         self,
         *tasks: "AnySignature | Iterable[AnySignature]",
-        app: Sender | None = None,
+        app: App | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_options(options)
@@ -170,7 +174,7 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
         return {"tasks": [task.to_dict() for task in self.tasks]}
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "chain[Any]":
+    def from_wire(cls, data: Mapping[str, Any], app: App | None) -> "chain[Any]":
         """The value of a wire mapping with `subtask_type` chain."""
         made: chain[Any] = cls(_wire_members(data, "tasks"), app=app)
         return made.with_wire_fields(data)
@@ -219,7 +223,7 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         header: "Signature[Any] | Iterable[AnySignature] | AsyncIterable[Signature[Any]]",
         body: "Signature[R] | Mapping[str, Any] | None" = None,
         *,
-        app: Sender | None = None,
+        app: App | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_options(options)
@@ -243,7 +247,7 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         return {"kwargs": {}, "header": self.header.to_dict(), "body": body}
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "chord[Any]":
+    def from_wire(cls, data: Mapping[str, Any], app: App | None) -> "chord[Any]":
         """The value of a wire mapping with `subtask_type` chord; its header is a list or a group."""
         kwargs = data.get("kwargs") or {}
         header = kwargs.get("header")
@@ -301,7 +305,7 @@ def _members(tasks: Sequence[Any]) -> Iterable[AnySignature]:
     return tasks
 
 
-def _flattened(members: Iterable[AnySignature], app: Sender | None) -> Iterable[Signature[Any]]:
+def _flattened(members: Iterable[AnySignature], app: App | None) -> Iterable[Signature[Any]]:
     for member in members:
         signature = as_signature(member, app)
         if isinstance(signature, group):
@@ -345,7 +349,7 @@ def dissolved(inner: "group[Any]") -> Iterable[Signature[Any]]:
         yield member.link_error(*errbacks) if errbacks else member
 
 
-def _steps(members: Iterable[AnySignature], app: Sender | None) -> list[Signature[Any]]:
+def _steps(members: Iterable[AnySignature], app: App | None) -> list[Signature[Any]]:
     """The steps of a chain: chains inside are dissolved, groups and chords take in what follows them."""
     steps: list[Signature[Any]] = []
     for member in members:
@@ -420,7 +424,7 @@ def ends_in_group(signature: Signature[Any]) -> bool:
     return isinstance(signature, group)
 
 
-def _first_app(tasks: Sequence[Signature[Any]]) -> Sender | None:
+def _first_app(tasks: Sequence[Signature[Any]]) -> App | None:
     return next((task.app for task in tasks if task.app is not None), None)
 
 

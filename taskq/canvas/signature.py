@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar, Union, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar, Union, Unpack
 
 from taskq.canvas.stamps import Method, Stamping, StampingVisitor, Stamps, both, last
 from taskq.errors import DecodeError
 from taskq.options import CallOptions, check_options
-from taskq.registry import current_app
-from taskq.sync import SyncSignatureCalls
+from taskq.registry import current
+from taskq.seams.app import App
 from taskq.wire.request import WireSignature
 
 if TYPE_CHECKING:
     from taskq.results.handles import AsyncResult
+    from taskq.sync import SyncCalls, SyncResult
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -24,22 +25,6 @@ AnySignature: TypeAlias = Union["Signature[Any]", Mapping[str, Any]]
 _KEPT = frozenset(("group_id", "stamped_headers"))
 #: Options about the sending itself, which mean nothing to another process.
 _LOCAL = frozenset(("publisher", "producer", "connection"))
-
-
-class Sender(Protocol):
-    """The app, as far as signatures know it."""
-
-    async def send(self, signature: "Signature[Any]") -> Any:
-        """Publish what the signature stands for and return the handle of its result."""
-        ...
-
-    def apply(self, signature: "Signature[Any]") -> Any:
-        """Run it here and now; return a handle that already has the result."""
-        ...
-
-    def require_task(self, name: str) -> Callable[..., Any]:
-        """The task of that name. Raises NotRegistered."""
-        ...
 
 
 class Signature(Generic[R]):
@@ -65,7 +50,7 @@ class Signature(Generic[R]):
         options: Mapping[str, Any] | None = None,
         *,
         immutable: bool = False,
-        app: Sender | None = None,
+        app: App | None = None,
     ) -> None:
         self.task = task
         self.args: tuple[Any, ...] = tuple(args)
@@ -202,7 +187,7 @@ class Signature(Generic[R]):
         return self.kwargs
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any], app: Sender | None) -> "Signature[Any]":
+    def from_wire(cls, data: Mapping[str, Any], app: App | None) -> "Signature[Any]":
         """The value of one wire mapping of this kind."""
         made = cls(data["task"], data.get("args") or (), data.get("kwargs"), app=app)
         return made.with_wire_fields(data)
@@ -231,9 +216,10 @@ class Signature(Generic[R]):
         return result
 
     @property
-    def sync(self) -> "SyncSignatureCalls[R]":
+    def sync(self) -> "SyncCalls[..., SyncResult[R]]":
         """The calling verbs, blocking, for code without an event loop: `signature.sync.delay().get()`."""
-        return SyncSignatureCalls(self)
+        calls: SyncCalls[..., SyncResult[R]] = self._sender().blocking(self)
+        return calls
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function here and now, as if it were no task; a canvas is sent."""
@@ -254,8 +240,8 @@ class Signature(Generic[R]):
         """Send it and wait for its value, at a prompt without an event loop: `~add.s(2, 2)`."""
         return self.sync.apply_async().get()
 
-    def _sender(self) -> Sender:
-        return self.app or current_app()
+    def _sender(self) -> App:
+        return self.app or current()
 
     def __or__(self, other: "Signature[S]") -> "Signature[S]":
         """This, then the other with its result: a chain, or a chord if this is a group."""
@@ -276,10 +262,10 @@ class Signature(Generic[R]):
 
 
 #: `subtask_type` or task name -> the class that reads it. Canvases add themselves (taskq/canvas/shapes.py).
-KINDS: dict[str | None, Callable[[Mapping[str, Any], Sender | None], Signature[Any]]] = {}
+KINDS: dict[str | None, Callable[[Mapping[str, Any], App | None], Signature[Any]]] = {}
 
 
-def as_signature(value: "AnySignature", app: Sender | None = None) -> Signature[Any]:
+def as_signature(value: "AnySignature", app: App | None = None) -> Signature[Any]:
     """A signature from a signature or its wire form, belonging to `app` unless it already has one.
 
     Raises:
@@ -305,7 +291,7 @@ def _is_wire_form(data: Any) -> bool:
 
 
 def as_signatures(
-    value: "AnySignature | Sequence[AnySignature] | None", app: Sender | None = None
+    value: "AnySignature | Sequence[AnySignature] | None", app: App | None = None
 ) -> list[Signature[Any]]:
     """The signatures of a `link` or `link_error` option: one, several, or none."""
     if value is None:

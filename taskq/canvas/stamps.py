@@ -4,11 +4,7 @@ A stamp is an option of a signature that its option `stamped_headers` names.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from taskq.canvas.shapes import chain, chord, group
-    from taskq.canvas.signature import Signature
+from typing import Any
 
 Stamps = dict[str, Any]
 NAMES = "stamped_headers"
@@ -18,44 +14,45 @@ class StampingVisitor:
     """Gives the stamps of a workflow, part by part: `signature.stamp(Visitor())`.
 
     Each method returns a mapping: all of it becomes stamps, or with a key `stamped_headers` only what that names;
-    the rest goes on to the parts below without becoming a stamp. `headers` is what came from above.
+    the rest goes on to the parts below without becoming a stamp. `headers` is what came from above. The part is a
+    `Signature`, `group`, `chain` or `chord`, as the method's name says.
     """
 
-    def on_signature(self, sig: "Signature[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_signature(self, sig: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of a single task."""
         return None
 
-    def on_group_start(self, group: "group[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_group_start(self, group: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of all members of a group."""
         return None
 
-    def on_group_end(self, group: "group[Any]", **headers: Any) -> None:
+    def on_group_end(self, group: Any, **headers: Any) -> None:
         """After the members."""
 
-    def on_chain_start(self, chain: "chain[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_chain_start(self, chain: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of all steps of a chain."""
         return None
 
-    def on_chain_end(self, chain: "chain[Any]", **headers: Any) -> None:
+    def on_chain_end(self, chain: Any, **headers: Any) -> None:
         """After the steps."""
 
-    def on_chord_header_start(self, sig: "chord[Any]", **headers: Any) -> Mapping[str, Any] | None:
+    def on_chord_header_start(self, sig: Any, **headers: Any) -> Mapping[str, Any] | None:
         """Stamps of the header of a chord; by default those of its group."""
         return self.on_group_start(sig.header, **headers)
 
-    def on_chord_header_end(self, sig: "chord[Any]", **headers: Any) -> None:
+    def on_chord_header_end(self, sig: Any, **headers: Any) -> None:
         """After the header; by default the end of its group."""
         self.on_group_end(sig.header, **headers)
 
-    def on_chord_body(self, sig: "chord[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_chord_body(self, sig: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of the body of a chord."""
         return None
 
-    def on_callback(self, callback: "Signature[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_callback(self, callback: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of a `link`."""
         return None
 
-    def on_errback(self, errback: "Signature[Any]", **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
+    def on_errback(self, errback: Any, **headers: Any) -> Mapping[str, Any] | None:  # noqa: ARG002 - for subclasses
         """Stamps of a `link_error`."""
         return None
 
@@ -75,7 +72,7 @@ class Stamping:
         self.visitor = visitor or StampingVisitor()
         self._twice = twice
 
-    def asked(self, stamps: Stamps, method: Method, part: "Signature[Any]") -> Stamps:
+    def asked(self, stamps: Stamps, method: Method, part: Any) -> Stamps:
         """What holds from this part on: what came from above and what the visitor gives here, which wins."""
         given = dict(method(part, **stamps) or {})
         names = {*stamps.get(NAMES, stamps), *given.get(NAMES, given)}

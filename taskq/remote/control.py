@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 from taskq.canvas.signature import new_id
 from taskq.clock import now
 from taskq.config.settings import Settings
 from taskq.errors import DecodeError
-from taskq.seams.broker import REVOKED_FOR, Broker
-from taskq.wire.control import ControlCommand, Mailbox, read_body, write_command
-from taskq.wire.lamport import LamportClock
+from taskq.seams.app import App
+from taskq.seams.broker import REVOKED_FOR
+from taskq.seams.bus import Exchange, Inbox
+from taskq.wire.control import ControlCommand, read_body, write_command
 from taskq.wire.serializers import get_serializer
 
 #: What each worker answered: node name -> value.
@@ -34,15 +36,36 @@ class Whom(ReplyOptions, total=False):
     destination: Sequence[str] | None
 
 
-class ControlledApp(Protocol):
-    """The app, as far as remote control knows it."""
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The addresses of remote control (8.1), from the settings `control_...`; `ttl` and `expires` in seconds."""
 
-    conf: Settings
-    clock: LamportClock
+    name: str = "celery"
+    ttl: float = 300.0
+    expires: float = 10.0
 
-    async def open_broker(self) -> Broker:
-        """The broker of the running loop. Raises OperationalError."""
-        ...
+    @property
+    def requests(self) -> Exchange:
+        """Where commands are announced."""
+        return Exchange(f"{self.name}.pidbox")
+
+    @property
+    def replies(self) -> Exchange:
+        """Where workers answer."""
+        return Exchange(f"reply.{self.name}.pidbox", "direct")
+
+    def node(self, hostname: str) -> Inbox:
+        """A worker's inbox."""
+        return Inbox(f"{hostname}.{self.name}.pidbox", self.requests, "", self.ttl, self.expires)
+
+    def caller(self, key: str) -> Inbox:
+        """The inbox of one caller's replies."""
+        return Inbox(f"{key}.reply.{self.name}.pidbox", self.replies, key, self.ttl, self.expires)
+
+
+def mailbox_of(conf: Settings) -> Mailbox:
+    """The addresses, from the settings."""
+    return Mailbox(conf.control_exchange, conf.control_queue_ttl, conf.control_queue_expires)
 
 
 class Control:
@@ -53,7 +76,7 @@ class Control:
     without it they return None at once. `callback` is called with each reply as it comes. All raise OperationalError when the broker cannot be reached.
     """
 
-    def __init__(self, app: ControlledApp) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
     async def broadcast(
@@ -73,7 +96,9 @@ class Control:
     async def _send(self, command: ControlCommand, *, expires: float) -> None:
         conf = self._app.conf
         mailbox = mailbox_of(conf)
-        message = write_command(command, mailbox, get_serializer(conf.task_serializer), expires=expires)
+        command.reply_exchange = mailbox.replies.name
+        serializer = get_serializer(conf.task_serializer)
+        message = write_command(command, serializer, exchange=mailbox.requests.name, expires=expires)
         await (await self._app.open_broker()).bus.announce(mailbox.requests, [message])
 
     async def _ask(
@@ -341,8 +366,3 @@ class Inspect:
 
 def _ignore(_reply: Reply) -> None:
     """No callback."""
-
-
-def mailbox_of(conf: Settings) -> Mailbox:
-    """The addresses, from the settings."""
-    return Mailbox(conf.control_exchange, conf.control_queue_ttl, conf.control_queue_expires)

@@ -6,16 +6,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from logging import getLogger
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from taskq.canvas.signature import new_id
-from taskq.clock import now
+from taskq.clock import LamportClock, now
 from taskq.config.settings import Settings
 from taskq.errors import DecodeError, OperationalError
-from taskq.remote.control import Control
-from taskq.seams.broker import Broker
+from taskq.seams.app import App
 from taskq.seams.bus import Exchange, Inbox
-from taskq.wire.lamport import LamportClock
 from taskq.wire.message import Message
 from taskq.wire.serializers import get_serializer, require_accepted
 
@@ -23,18 +21,6 @@ logger = getLogger(__name__)
 
 #: One event: `type`, `hostname`, `pid`, `clock`, `timestamp`, `utcoffset` and what its type has (7.2).
 Event: TypeAlias = dict[str, Any]
-
-
-class ObservedApp(Protocol):
-    """The app, as far as events know it."""
-
-    conf: Settings
-    clock: LamportClock
-    control: Control
-
-    async def open_broker(self) -> Broker:
-        """The broker of the running loop. Raises OperationalError."""
-        ...
 
 
 class EventWriter:
@@ -80,7 +66,7 @@ class EventWriter:
 class Events:
     """What workers tell: `async for event in app.events.receive(): ...`."""
 
-    def __init__(self, app: ObservedApp) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
         self._writer: EventWriter | None = None
 

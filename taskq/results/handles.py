@@ -6,20 +6,23 @@ One rule: what has parentheses looks now and is awaited; what has none shows wha
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from taskq import states
 from taskq.canvas.graph import Graph
 from taskq.errors import ResultTimeout
-from taskq.registry import current_app
-from taskq.results.sets import Backend, OnMessage, ResultSet
-from taskq.results.tree import result_graph, walk
+from taskq.registry import current
+from taskq.results.tree import look, result_graph, walk
+from taskq.seams.app import App
 from taskq.seams.broker import REVOKED_FOR
-from taskq.seams.store import TaskResult
 from taskq.wire.exceptions import decode_exception
+from taskq.wire.result import TaskResult
 
 R = TypeVar("R")
+
+#: Called with the mapping of each state: task_id, status, result, traceback, children.
+OnMessage = Callable[[dict[str, Any]], Any]
 
 
 class AsyncResult(Generic[R]):
@@ -41,7 +44,7 @@ class AsyncResult(Generic[R]):
     def __init__(
         self,
         id: str,  # noqa: A002 - Celery's name
-        app: Backend | None = None,
+        app: App | None = None,
         parent: "AsyncResult[Any] | GroupResult[Any] | None" = None,
         *,
         ignored: bool = False,
@@ -49,11 +52,11 @@ class AsyncResult(Generic[R]):
         self.id = id
         self.parent = parent
         self.ignored = ignored
-        self._backend: Backend = app or current_app()
+        self._backend: App = app or current()
         self._seen: TaskResult | None = None
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> App:
         """The app whose result store it looks into."""
         return self._backend
 
@@ -348,6 +351,173 @@ async def _with_looks(
             await asyncio.wait([pending])
 
 
+class ResultSet(Generic[R]):
+    """Handles of any tasks, looked at together: `await ResultSet([first, second])` gives the list of their values.
+
+    Attributes:
+        results: the handles, in order.
+    """
+
+    def __init__(self, results: "Iterable[AsyncResult[R] | GroupResult[R]]") -> None:
+        self.results: list[AsyncResult[R] | GroupResult[R]] = []
+        self.update(results)
+
+    # --- the set --------------------------------------------------------------------------------------------
+
+    def add(self, result: "AsyncResult[R] | GroupResult[R]") -> None:
+        """Take in a handle, unless it is there already."""
+        self.update([result])
+
+    def update(self, results: "Iterable[AsyncResult[R] | GroupResult[R]]") -> None:
+        """Take in several, each once."""
+        self.results = list(dict.fromkeys([*self.results, *results]))
+
+    def remove(self, result: "AsyncResult[R] | GroupResult[R]") -> None:
+        """Take out a handle. Raises KeyError if it is not there."""
+        if result not in self.results:
+            raise KeyError(result)
+        self.results.remove(result)
+
+    def discard(self, result: "AsyncResult[R] | GroupResult[R]") -> None:
+        """Take out a handle if it is there."""
+        if result in self.results:
+            self.results.remove(result)
+
+    def clear(self) -> None:
+        """Take out all."""
+        self.results.clear()
+
+    def leaves(self) -> "Iterator[AsyncResult[Any]]":
+        """The single tasks, those of groups inside included."""
+        for member in self.results:
+            yield from member.leaves()
+
+    # --- waiting --------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.get().__await__()
+
+    async def get(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - Celery's signature
+        *,
+        propagate: bool = True,
+        on_message: OnMessage | None = None,
+        interval: float | None = None,
+    ) -> list[R]:
+        """Wait for all members; their values in order.
+
+        Arguments and errors as for `AsyncResult.get`; with `propagate` the first failure is raised at once.
+        """
+        try:
+            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
+                waiting = [
+                    group.create_task(
+                        member.get(propagate=propagate, on_message=on_message, interval=interval)
+                    )
+                    for member in self.results
+                ]
+        except TimeoutError:
+            raise ResultTimeout(f"{self!r} had not ended after {timeout} s") from None
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        return [task.result() for task in waiting]  # type: ignore[misc]  # nested groups give nested lists
+
+    async def join(self, timeout: float | None = None, *, propagate: bool = True) -> list[R]:  # noqa: ASYNC109 - Celery's
+        """The same as `get`."""
+        return await self.get(timeout, propagate=propagate)
+
+    async def as_completed(self) -> "AsyncGenerator[AsyncResult[R], None]":
+        """The single tasks as they end, failed ones included: what each shows is its end.
+
+            async for result in group_result.as_completed():
+                print(result.id, result.state, result.result)
+
+        Raises:
+            StoreError: the result store could not be reached.
+        """
+        waiting: dict[asyncio.Future[Any], AsyncResult[R]] = {
+            asyncio.ensure_future(leaf.get(propagate=False)): leaf for leaf in self.leaves()
+        }
+        pending = set(waiting)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    yield waiting[future]
+        finally:
+            for future in pending:
+                future.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    # --- looking --------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> Self:
+        """Look at the stored states of all members now. Raises StoreError."""
+        leaves = list(self.leaves())
+        if leaves:
+            await look(await leaves[0].backend.open_store(), leaves)
+        return self
+
+    async def completed_count(self) -> int:
+        """How many tasks have ended well."""
+        await self.refresh()
+        return sum(leaf.state == states.SUCCESS for leaf in self.leaves())
+
+    async def ready(self) -> bool:
+        """Have all tasks ended?"""
+        await self.refresh()
+        return all(leaf.state in states.READY for leaf in self.leaves())
+
+    async def waiting(self) -> bool:
+        """Is there a task that has not ended?"""
+        return not await self.ready()
+
+    async def successful(self) -> bool:
+        """Have all tasks ended well?"""
+        await self.refresh()
+        return all(leaf.state == states.SUCCESS for leaf in self.leaves())
+
+    async def failed(self) -> bool:
+        """Has any task failed?"""
+        await self.refresh()
+        return any(leaf.state == states.FAILURE for leaf in self.leaves())
+
+    # --- acting ---------------------------------------------------------------------------------------------
+
+    async def forget(self) -> None:
+        """Remove the stored results of all tasks. Raises StoreError."""
+        leaves = list(self.leaves())
+        if leaves:
+            store = await leaves[0].backend.open_store()
+            await store.forget([leaf.id for leaf in leaves])
+            for leaf in leaves:
+                leaf.see(None)
+
+    async def revoke(
+        self, *, terminate: bool = False, signal: str = "SIGTERM", expires: float = REVOKED_FOR
+    ) -> None:
+        """Have no task run that has not started, with `terminate` none at all; see `AsyncResult.revoke`."""
+        leaves = list(self.leaves())
+        if leaves:
+            ids = [leaf.id for leaf in leaves]
+            control = leaves[0].backend.control
+            await control.revoke(ids, terminate=terminate, signal=signal, expires=expires)
+
+    def __iter__(self) -> Iterator["AsyncResult[R] | GroupResult[R]"]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, index: int) -> "AsyncResult[R] | GroupResult[R]":
+        return self.results[index]
+
+    def __repr__(self) -> str:
+        return f"<ResultSet of {len(self.results)}>"
+
+
 class GroupResult(ResultSet[R]):
     """The handles of a group, in order. `await group_result` gives the list of values.
 
@@ -361,7 +531,7 @@ class GroupResult(ResultSet[R]):
         self,
         id: str,  # noqa: A002 - Celery's name
         results: "Iterable[AsyncResult[R] | GroupResult[R]]",
-        backend: Backend,
+        backend: App,
         parent: "AsyncResult[Any] | GroupResult[Any] | None" = None,
     ) -> None:
         super().__init__(())
@@ -388,7 +558,7 @@ class GroupResult(ResultSet[R]):
         await (await self._backend.open_store()).forget_group(self.id)
 
     @classmethod
-    async def restore(cls, id: str, app: Backend) -> "GroupResult[Any] | None":  # noqa: A002 - Celery's name
+    async def restore(cls, id: str, app: App) -> "GroupResult[Any] | None":  # noqa: A002 - Celery's name
         """The handle of a saved group, None if there is none of that id. Raises StoreError."""
         data = await (await app.open_store()).load_group(id)
         restored = None if data is None else result_from_tuple(data["result"], app)
@@ -429,7 +599,7 @@ def _as_tuple(handle: AnyResult) -> list[Any]:
     return made or []
 
 
-def result_from_tuple(data: Any, backend: Backend) -> "AsyncResult[Any] | GroupResult[Any]":
+def result_from_tuple(data: Any, backend: App) -> "AsyncResult[Any] | GroupResult[Any]":
     """The handle of a wire tuple (wire-format.md 4.5)."""
     lineage: list[tuple[Any, Any]] = []
     while data is not None:
@@ -443,3 +613,10 @@ def result_from_tuple(data: Any, backend: Backend) -> "AsyncResult[Any] | GroupR
             made = GroupResult(id_, [result_from_tuple(node, backend) for node in nodes], backend, made)
     handle: AnyResult = made
     return handle
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from taskq import states
 from taskq.canvas.graph import Graph, Node
 from taskq.errors import IncompleteStream
-from taskq.seams.store import ResultStore, TaskResult
+from taskq.seams.store import ResultStore
 from taskq.wire.repr import saferepr
+from taskq.wire.result import TaskResult
 
 
 class Leaf(Protocol):

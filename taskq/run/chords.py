@@ -12,11 +12,12 @@ from taskq.canvas.lowering import bare, end_id, frozen, result_tuple
 from taskq.canvas.shapes import at_end, chain, chord, dissolved, group
 from taskq.canvas.signature import Signature, as_signature, as_signatures
 from taskq.errors import ChordError
-from taskq.run.followups import Errbacks, Preparer, after_failure
+from taskq.run.followups import Errbacks, after_failure
 from taskq.run.outcome import FollowUps
-from taskq.seams.store import TaskResult
+from taskq.seams.app import App
 from taskq.wire.exceptions import decode_exception, encode_exception
 from taskq.wire.request import Request, WireSignature
+from taskq.wire.result import TaskResult
 
 #: So many members of a header are told with its end: of more, no picture is to be had.
 HEADER = 1000
@@ -110,7 +111,7 @@ def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[ChordPa
         yield from _returns(step, failure)
 
 
-def completed(app: Preparer, request: Request, part: ChordPart, parts: Sequence[TaskResult]) -> Completed:
+def completed(app: App, request: Request, part: ChordPart, parts: Sequence[TaskResult]) -> Completed:
     """A chord whose parts are all there, or one of whose parts failed.
 
     Raises:
@@ -143,7 +144,7 @@ def _once(completed: Completed, part: ChordPart) -> Completed:
     return completed
 
 
-def failed_body(app: Preparer, request: Request, part: ChordPart, error: ChordError) -> Completed:
+def failed_body(app: App, request: Request, part: ChordPart, error: ChordError) -> Completed:
     """wire-format.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
     body = as_signature(part.body)
     failure = TaskResult(

@@ -3,10 +3,9 @@
 import asyncio
 import functools
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskq import signals, states
-from taskq.calls import own_options
 from taskq.canvas.shapes import chain, chord, dissolved, group, undone
 from taskq.canvas.signature import Signature, as_signature, as_signatures, new_id
 from taskq.canvas.stamps import NAMES
@@ -14,18 +13,17 @@ from taskq.errors import ChordError, Ignore, Reject, Replaced, Retry
 from taskq.results.handles import AsyncResult, GroupResult
 from taskq.run.hooks import Hooks
 from taskq.run.retries import is_retried, retry_by_itself
-from taskq.seams.store import TaskResult
+from taskq.seams.app import App
+from taskq.task import Task
 from taskq.wire.exceptions import encode_exception
+from taskq.wire.fields import own_options
 from taskq.wire.request import Request, current
-
-if TYPE_CHECKING:
-    from taskq.app import TaskQ
-    from taskq.task import Task
+from taskq.wire.result import TaskResult
 
 _HOOKS = Hooks(asyncio.to_thread)
 
 
-async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[Any] | GroupResult[Any]:
+async def run_eagerly(app: App, signature: Signature[Any]) -> AsyncResult[Any] | GroupResult[Any]:
     """Run a signature with its retries, callbacks, hooks and signals; parts of a canvas one after the other.
 
     Raises:
@@ -51,7 +49,7 @@ async def run_eagerly(app: "TaskQ", signature: Signature[Any]) -> AsyncResult[An
     return single
 
 
-async def _run_chord(app: "TaskQ", settled: "chord[Any]") -> AsyncResult[Any] | GroupResult[Any]:
+async def _run_chord(app: App, settled: "chord[Any]") -> AsyncResult[Any] | GroupResult[Any]:
     header, body = await run_eagerly(app, settled.header), settled.body
     if body is None:
         return header
@@ -67,7 +65,7 @@ async def _run_chord(app: "TaskQ", settled: "chord[Any]") -> AsyncResult[Any] | 
 
 
 async def _run_next(
-    app: "TaskQ", before: AsyncResult[Any] | GroupResult[Any], step: Signature[Any]
+    app: App, before: AsyncResult[Any] | GroupResult[Any], step: Signature[Any]
 ) -> AsyncResult[Any] | GroupResult[Any]:
     """The next step with the result of the one before; a failure before it is its failure, too."""
     failed = _failed(before)
@@ -110,8 +108,8 @@ def _request(signature: Signature[Any]) -> Request:
     )
 
 
-async def _run(app: "TaskQ", request: Request) -> TaskResult:
-    task = app.require_task(request.task)
+async def _run(app: App, request: Request) -> TaskResult:
+    task: Any = app.require_task(request.task)
     token = current.set(request)
     try:
         await _HOOKS.around(signals.task_prerun, task, request)
@@ -123,7 +121,7 @@ async def _run(app: "TaskQ", request: Request) -> TaskResult:
     return result
 
 
-async def _attempt(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request) -> TaskResult:
+async def _attempt(app: App, task: Task[Any, Any, Any], request: Request) -> TaskResult:
     try:
         await _HOOKS.before_start(task, request)
         run = functools.partial(task.run, **request.kwargs)
@@ -148,7 +146,7 @@ async def _attempt(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request) 
 
 
 async def _retried_or_failed(
-    app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, error: Exception
+    app: App, task: Task[Any, Any, Any], request: Request, error: Exception
 ) -> TaskResult:
     if is_retried(task, error):
         try:
@@ -163,14 +161,14 @@ async def _retried_or_failed(
 
 
 async def _ended_badly(
-    app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, error: Exception, text: str
+    app: App, task: Task[Any, Any, Any], request: Request, error: Exception, text: str
 ) -> TaskResult:
     await _errbacks(app, request, error, text)
     await _HOOKS.ended(task, request, states.FAILURE, error, text)
     return TaskResult(request.id, states.FAILURE, encode_exception(error), text)
 
 
-async def _again(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, retry: Retry) -> TaskResult:
+async def _again(app: App, task: Task[Any, Any, Any], request: Request, retry: Retry) -> TaskResult:
     """A retry runs at once: there is nobody to wait for it."""
     await _HOOKS.ended(task, request, states.RETRY, retry.exc, "".join(traceback.format_exception(retry)))
     options = {**own_options(request), **retry.options, "retries": request.retries + 1}
@@ -179,11 +177,11 @@ async def _again(app: "TaskQ", task: "Task[Any, Any, Any]", request: Request, re
     return await _run(app, _request(Signature(request.task, args, kwargs, options)))
 
 
-async def _errbacks(app: "TaskQ", request: Request, error: Exception, text: str) -> None:
+async def _errbacks(app: App, request: Request, error: Exception, text: str) -> None:
     """Both styles of wire-format.md 5.5."""
     for link in request.errbacks or ():
         signature = as_signature(link, app)
-        task = app.find_task(signature.task)
+        task: Any = app.find_task(signature.task)
         if task is not None and not task.bind and task.arguments.most_positional > 1:
             call = functools.partial(task.run, **signature.kwargs)
             await _HOOKS.call(task, call, request, error, text, *signature.args)

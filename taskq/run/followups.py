@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from taskq.calls import own_options
-from taskq.canvas.lowering import Prepared, gathered
+from taskq.canvas.lowering import gathered
 from taskq.canvas.shapes import ends_in_group, group
 from taskq.canvas.signature import Signature, as_signature, as_signatures
 from taskq.canvas.stamps import NAMES, Stamping, first
 from taskq.errors import Replaced, Retry
 from taskq.run.outcome import FollowUps
-from taskq.task import Task
+from taskq.seams.app import App
+from taskq.wire.fields import own_options
 from taskq.wire.request import Request
 
 _LINKS = ("link", "link_error")
@@ -19,17 +19,7 @@ _LINKS = ("link", "link_error")
 _OF_RUN = ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers")
 
 
-class Preparer(Protocol):
-    """The app, as far as follow-ups know it."""
-
-    def prepare(
-        self, signature: Signature[Any], reply_to: str = "", parent: Request | None = None
-    ) -> Prepared: ...
-
-    def find_task(self, name: str) -> Task[Any, Any, Any] | None: ...
-
-
-def after_success(app: Preparer, request: Request, value: Any) -> FollowUps:
+def after_success(app: App, request: Request, value: Any) -> FollowUps:
     """Callbacks, then the next step of the chain (wire-format.md 5.4), each with the value as first argument.
 
     What is sent is noted among the request's children.
@@ -53,7 +43,7 @@ def _callbacks(request: Request) -> list[Signature[Any]]:
     return [*(s for s in signatures if type(s) is not Signature), group(*plain)]
 
 
-def sent(app: Preparer, request: Request, signature: Signature[Any]) -> FollowUps:
+def sent(app: App, request: Request, signature: Signature[Any]) -> FollowUps:
     """Have a signature sent by this run."""
     messages, result, chords = app.prepare(signature, request.reply_to, request)
     request.children.append(result.as_tuple())
@@ -71,7 +61,7 @@ class Errbacks(NamedTuple):
     problem: Exception | None = None
 
 
-def after_failure(app: Preparer, request: Request) -> Errbacks:
+def after_failure(app: App, request: Request) -> Errbacks:
     """The errbacks (wire-format.md 5.5); those of the old style go as one group."""
     here: list[Signature[Any]] = []
     away: list[Signature[Any]] = []
@@ -87,13 +77,13 @@ def after_failure(app: Preparer, request: Request) -> Errbacks:
     return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here)
 
 
-def runs_here(app: Preparer, signature: Signature[Any]) -> bool:
+def runs_here(app: App, signature: Signature[Any]) -> bool:
     """New style: known here, not bound, and taking more than the failed task's id."""
     task = app.find_task(signature.task)
     return task is not None and not task.bind and task.arguments.most_positional > 1
 
 
-def retried(app: Preparer, request: Request, retry: Retry, *, queue: str, due: datetime) -> FollowUps:
+def retried(app: App, request: Request, retry: Retry, *, queue: str, due: datetime) -> FollowUps:
     """The task itself again (wire-format.md 6.3): same id, one retry more, to the queue it came from."""
     options = {
         **own_options(request),
@@ -115,7 +105,7 @@ def retry_due(retry: Retry, now: float) -> datetime:
     return datetime.fromtimestamp(now + (retry.when or 0), UTC)
 
 
-def replaced(app: Preparer, request: Request, replacement: Replaced) -> FollowUps:
+def replaced(app: App, request: Request, replacement: Replaced) -> FollowUps:
     """Another signature in the task's place (wire-format.md 5.7): its id, its callbacks, its chain and chord."""
     signature = replacement.signature
     if ends_in_group(signature):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from taskq.seams.store import TaskResult
 from taskq.wire.message import Delivery, Message
+from taskq.wire.result import TaskResult
 
 
 class Settle(Enum):

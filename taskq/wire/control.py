@@ -7,36 +7,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from taskq.errors import DecodeError
-from taskq.seams.bus import Exchange, Inbox
 from taskq.wire.message import Message
 from taskq.wire.serializers import Serializer, get_serializer, json_dumps, require_accepted
-
-
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """The addresses of remote control (8.1), from the settings `control_...`; `ttl` and `expires` in seconds."""
-
-    name: str = "celery"
-    ttl: float = 300.0
-    expires: float = 10.0
-
-    @property
-    def requests(self) -> Exchange:
-        """Where commands are announced."""
-        return Exchange(f"{self.name}.pidbox")
-
-    @property
-    def replies(self) -> Exchange:
-        """Where workers answer."""
-        return Exchange(f"reply.{self.name}.pidbox", "direct")
-
-    def node(self, hostname: str) -> Inbox:
-        """A worker's inbox."""
-        return Inbox(f"{hostname}.{self.name}.pidbox", self.requests, "", self.ttl, self.expires)
-
-    def caller(self, key: str) -> Inbox:
-        """The inbox of one caller's replies."""
-        return Inbox(f"{key}.reply.{self.name}.pidbox", self.replies, key, self.ttl, self.expires)
 
 
 @dataclass(slots=True)
@@ -77,7 +49,7 @@ class ControlCommand:
 
 
 def write_command(
-    command: ControlCommand, mailbox: Mailbox, serializer: Serializer, *, expires: float
+    command: ControlCommand, serializer: Serializer, *, exchange: str, expires: float
 ) -> Message:
     """The request; `expires` is the Unix time after which nobody waits for replies, 0 for none."""
     body: dict[str, Any] = {
@@ -89,13 +61,13 @@ def write_command(
     }
     if command.reply_to:
         body["ticket"] = command.ticket
-        body["reply_to"] = {"exchange": mailbox.replies.name, "routing_key": command.reply_to}
+        body["reply_to"] = {"exchange": command.reply_exchange, "routing_key": command.reply_to}
     return Message(
         {"clock": command.clock, "expires": expires},
         serializer.dumps(body),
         serializer.content_type,
         serializer.content_encoding,
-        exchange=mailbox.requests.name,
+        exchange=exchange,
         routing_key="",
     )
 

@@ -79,17 +79,17 @@ async def test_errors_of_other_kinds_are_not_tried_again(
     place: Place, app: TaskQ, stubborn: Stubborn
 ) -> None:
     with pytest.raises(TimeoutError, match=r"^slow$"):
-        await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn)  # type: ignore[arg-type]  # its one verb
+        await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn)
 
 
 async def test_unless_retry_errors_names_them(app: TaskQ, stubborn: Stubborn) -> None:
     policy: RetryPolicy = {"max_retries": 3, "retry_errors": (TimeoutError,)}
-    await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn, retry_policy=policy)  # type: ignore[arg-type]  # its one verb
+    await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn, retry_policy=policy)
     assert await stubborn.broker.size("celery") == 1
 
 
 async def test_none_tries_for_ever(app: TaskQ, stubborn: Stubborn) -> None:
     stubborn.errors[:] = [ConnectionLost("gone") for _ in range(20)]
     policy: RetryPolicy = {"max_retries": None, "interval_step": 0}
-    await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn, retry_policy=policy)  # type: ignore[arg-type]  # its one verb
+    await app.send_task("proj.tasks.add", (2, 2), publisher=stubborn, retry_policy=policy)
     assert await stubborn.broker.size("celery") == 1

@@ -64,8 +64,10 @@ async def test_calling_runs_in_this_process_and_sends_nothing(app: TaskQ) -> Non
     assert await broker.size("celery") == 0
 
 
-async def test_a_task_that_is_not_registered_here_is_sent_by_name(place: Place, add: Adding) -> None:
-    async with running(add.app), place.app() as stranger:
+async def test_a_task_that_is_not_registered_here_is_sent_by_name(
+    place: Place, app: TaskQ, add: Adding
+) -> None:
+    async with running(app), place.app() as stranger:
         result = await stranger.send_task("proj.tasks.add", (2, 2))
         assert await result == 4
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from taskq import Task, TaskQ
-from taskq.calls import own_options
 from taskq.clock import set_source
+from taskq.wire.fields import own_options
 from taskq.wire.message import Message
 from taskq.wire.protocol import decode
 from taskq.wire.request import Request, current

@@ -11,9 +11,9 @@ import pytest
 
 from taskq import TaskQ, signals
 from taskq.errors import OperationalError, TaskRevokedError
-from taskq.results.sets import ResultSet
+from taskq.remote.control import Mailbox
+from taskq.results.handles import ResultSet
 from taskq.seams.bus import Exchange, Inbox
-from taskq.wire.control import Mailbox
 from taskq.wire.message import Message
 from taskq.worker import Worker
 from tests.harness import Place, running

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from taskq.wire.control import Mailbox
+from taskq.remote.control import Mailbox
 from taskq.wire.message import Message
 from taskq.worker.remote.panel import COMMANDS
 from tests.harness import Place, running

@@ -9,9 +9,9 @@ import pytest
 
 from taskq import TaskQ
 from taskq.errors import OperationalError
+from taskq.remote.control import Mailbox
 from taskq.seams.broker import Broker, BrokerConfig, open_broker
 from taskq.seams.bus import Exchange, Inbox, Listener
-from taskq.wire.control import Mailbox
 from taskq.wire.message import Message
 from tests.harness import running
 from tests.polling import eventually

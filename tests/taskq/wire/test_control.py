@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from taskq.clock import LamportClock
 from taskq.errors import DecodeError
-from taskq.wire.control import ControlCommand, Mailbox, read_command, write_command, write_reply
-from taskq.wire.lamport import LamportClock
+from taskq.remote.control import Mailbox
+from taskq.wire.control import ControlCommand, read_command, write_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.serializers import get_serializer
 
@@ -20,8 +21,10 @@ def message(body: Any, **fields: Any) -> Message:
 
 
 def test_a_request_is_what_celery_sends() -> None:
-    command = ControlCommand("ping", ticket="t", reply_to="oid", clock=1)
-    sent = write_command(command, Mailbox(), JSON, expires=1795340628.45)
+    command = ControlCommand(
+        "ping", ticket="t", reply_to="oid", reply_exchange="reply.celery.pidbox", clock=1
+    )
+    sent = write_command(command, JSON, exchange="celery.pidbox", expires=1795340628.45)
     assert json.loads(sent.body) == {
         "method": "ping",
         "arguments": {},
@@ -33,9 +36,9 @@ def test_a_request_is_what_celery_sends() -> None:
     }
     assert sent.headers == {"clock": 1, "expires": 1795340628.45}
     assert (sent.exchange, sent.routing_key, sent.delivery_mode) == ("celery.pidbox", "", 2)
-    assert set(json.loads(write_command(ControlCommand("x"), Mailbox(), JSON, expires=0).body)) == {
-        *("method", "arguments", "destination", "pattern", "matcher")
-    }
+    assert set(
+        json.loads(write_command(ControlCommand("x"), JSON, exchange="celery.pidbox", expires=0).body)
+    ) == {*("method", "arguments", "destination", "pattern", "matcher")}
 
 
 def test_a_reply_is_what_celery_sends() -> None:
@@ -64,7 +67,7 @@ def test_reading_gives_back_what_was_written() -> None:
     command = ControlCommand(
         "revoke", {"task_id": "x"}, ["w@host"], "w*", "glob", "t", "oid", "reply.celery.pidbox", 5
     )
-    assert read_command(write_command(command, Mailbox(), JSON, expires=0), ACCEPT) == command
+    assert read_command(write_command(command, JSON, exchange="celery.pidbox", expires=0), ACCEPT) == command
     assert read_command(message({"method": "ping", "arguments": None, "destination": "w@host"}), ACCEPT) == (
         ControlCommand("ping", {}, ["w@host"], clock=7)
     )

@@ -2,16 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from taskq.seams.app import App
 from taskq.task import Task
 from taskq.wire.request import WireSignature
 
-if TYPE_CHECKING:
-    from taskq.app import TaskQ
 
-
-def builtin_tasks(app: "TaskQ") -> dict[str, Task[Any, Any, Any]]:
+def builtin_tasks(app: App) -> dict[str, Task[Any, Any, Any]]:
     """`celery.accumulate`, `celery.map` and `celery.starmap` for one app."""
 
     async def accumulate(*args: Any, index: int | None = None) -> Any:
@@ -31,7 +29,7 @@ def builtin_tasks(app: "TaskQ") -> dict[str, Task[Any, Any, Any]]:
     return {name: Task(fun, app, name, {}, bind=False) for name, fun in functions.items()}
 
 
-async def _called(app: "TaskQ", signature: WireSignature, *args: Any) -> Any:
+async def _called(app: App, signature: WireSignature, *args: Any) -> Any:
     """Call a task's function here: a coroutine on the loop, a plain function in a thread."""
     task = app.require_task(signature["task"])
     call_args = (*args, *(signature.get("args") or ()))

@@ -2,30 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from typing import Any
 
 from taskq.canvas.lowering import Lowered, frozen, lowered, result_tuple
 from taskq.canvas.shapes import chord, group
 from taskq.canvas.signature import Signature
+from taskq.seams.app import App
 from taskq.seams.connection import Connection
 from taskq.wire.message import Message
-from taskq.wire.request import Request, current
+from taskq.wire.request import current
 
 #: Members of one batch.
 BATCH = 100
 #: Seconds that a batch waits for further members.
 LINGER = 0.05
-
-
-class Publishing(Protocol):
-    """The app, as far as streams know it."""
-
-    def encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message: ...
-
-    async def publish(
-        self, messages: Sequence[Message], options: Mapping[str, Any], connection: Connection
-    ) -> None: ...
 
 
 def source_of(signature: Signature[Any]) -> AsyncIterable[Signature[Any]] | None:
@@ -42,7 +33,7 @@ class Stream:
     chord of unknown size.
     """
 
-    def __init__(self, app: Publishing, signature: Any, connection: Connection, reply_to: str) -> None:
+    def __init__(self, app: App, signature: Any, connection: Connection, reply_to: str) -> None:
         self._app = app
         self._connection = connection
         self._parent = current.get()
