@@ -8,8 +8,7 @@ from taskq.version import VERSION as __version__  # noqa: N811 - the module attr
 # What a name needs is imported when the name is first asked for: `taskq --help` needs none of it.
 if TYPE_CHECKING:
     from taskq.app import TaskQ, current_app, shared_task
-    from taskq.canvas.primitives import chunks, maybe_signature, signature, xmap, xstarmap
-    from taskq.canvas.shapes import chain, chord, group
+    from taskq.canvas.shapes import chain, chord, chunks, group, maybe_signature, signature, xmap, xstarmap
     from taskq.canvas.signature import Signature
     from taskq.canvas.stamps import StampingVisitor
     from taskq.errors import (
@@ -101,15 +100,15 @@ _HOMES = {
     "TimeLimitExceeded": "taskq.errors",
     "chain": "taskq.canvas.shapes",
     "chord": "taskq.canvas.shapes",
-    "chunks": "taskq.canvas.primitives",
+    "chunks": "taskq.canvas.shapes",
     "current_app": "taskq.app",
     "get_task_logger": "taskq.logs",
     "group": "taskq.canvas.shapes",
-    "maybe_signature": "taskq.canvas.primitives",
+    "maybe_signature": "taskq.canvas.shapes",
     "shared_task": "taskq.app",
-    "signature": "taskq.canvas.primitives",
-    "xmap": "taskq.canvas.primitives",
-    "xstarmap": "taskq.canvas.primitives",
+    "signature": "taskq.canvas.shapes",
+    "xmap": "taskq.canvas.shapes",
+    "xstarmap": "taskq.canvas.shapes",
 }
 
 

@@ -16,7 +16,7 @@ from taskq.config.celery_names import no_attribute
 from taskq.config.loading import autodiscover
 from taskq.config.routing import Router
 from taskq.config.settings import Settings
-from taskq.errors import NotRegistered, PublishErrors
+from taskq.errors import ConfigError, NotRegistered, PublishErrors
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.remote.control import Control
@@ -34,7 +34,7 @@ from taskq.sync import SyncCalls
 from taskq.task import Task, TaskOptions
 from taskq.wire.message import Message
 from taskq.wire.request import Request, current
-from taskq.wire.serializers import get_serializer
+from taskq.wire.serializers import get_serializer, register_serializer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -144,9 +144,21 @@ class TaskQ:
 
     def setup_security(self) -> None:
         """Have bodies signed with a key and checked by certificates: Celery's serializer `auth`. Raises ConfigError."""
-        from taskq.wire.auth import setup_security  # noqa: PLC0415 - an optional extra
+        from taskq.wire.auth import KeyFiles, serializer_from_files  # noqa: PLC0415 - an optional extra
 
-        setup_security(self.conf)
+        conf = self.conf
+        if conf.task_serializer != "auth":
+            raise ConfigError(
+                'set task_serializer = "auth" and accept_content = ["auth"] to have messages signed'
+            )
+        if not (conf.security_key and conf.security_certificate and conf.security_cert_store):
+            raise ConfigError(
+                "signed messages need security_key, security_certificate and security_cert_store"
+            )
+        files = KeyFiles(
+            conf.security_key, conf.security_certificate, conf.security_cert_store, conf.security_key_password
+        )
+        register_serializer(serializer_from_files(files, conf.security_digest, now))
 
     @property
     def router(self) -> Router:

@@ -21,9 +21,9 @@ from typing import (
 
 from taskq import errors, registry
 from taskq.canvas.lowering import added_to_chord
-from taskq.canvas.primitives import chunks, xmap, xstarmap
+from taskq.canvas.shapes import chunks, xmap, xstarmap
 from taskq.canvas.signature import Signature
-from taskq.config.rates import parse_rate
+from taskq.config.coerce import parse_rate
 from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.results import handles as results

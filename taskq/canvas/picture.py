@@ -1,9 +1,9 @@
 """A graph as an SVG picture, from left to right: no program and no library is needed to draw it."""
 
 from collections.abc import Sequence
+from html import escape
 from itertools import pairwise
 from typing import Final, NamedTuple
-from xml.sax.saxutils import escape
 
 from taskq.canvas.graph import Edge, Graph, Node
 
@@ -132,9 +132,9 @@ def _short(text: str) -> str:
 
 
 def _drawn(box: Box, node: Node) -> str:
-    whole = escape("\n".join(part for part in (node.label, node.id, node.note) if part))
+    whole = escape("\n".join(part for part in (node.label, node.id, node.note) if part), quote=False)
     texts = "".join(
-        f'<text x="{box.x + PADDING:.0f}" y="{box.y + (number + 1) * LINE:.0f}">{escape(line)}</text>'
+        f'<text x="{box.x + PADDING:.0f}" y="{box.y + (number + 1) * LINE:.0f}">{escape(line, quote=False)}</text>'
         for number, line in enumerate(box.lines)
     )
     return (

@@ -17,7 +17,7 @@ from taskq.canvas.signature import Signature, as_signature
 from taskq.cli.apps import app_or_settings, connected
 from taskq.cli.state import AppCommand, get_state
 from taskq.config.finder import put_first_on_path
-from taskq.config.symbols import load_symbol
+from taskq.config.loading import load_symbol
 from taskq.results.handles import AsyncResult, GroupResult
 from taskq.results.tree import workflow_graph
 

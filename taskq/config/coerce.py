@@ -227,3 +227,27 @@ Range: TypeAlias = Annotated[
 ]
 #: A URL, or several for failover: a list, or text separated by `;`.
 Url: TypeAlias = Annotated[str, Kind("a URL, or several (a list, or text separated by `;`)", _check_url, str)]
+
+
+# --- rate limits --------------------------------------------------------------------------------------------
+
+#: Seconds of the units.
+_RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_rate(rate: str | float | None) -> float:
+    """Starts per second of "10/s", "100/m", "5/h" or a number per second; 0 where there is no limit.
+
+    Raises:
+        ValueError: it is no rate.
+    """
+    if not rate:
+        return 0.0
+    try:
+        number, _, unit = str(rate).partition("/")
+        per_second = float(number) / _RATE_UNITS[unit or "s"]
+    except (ValueError, KeyError):
+        per_second = -1.0
+    if not 0 <= per_second < 1e9:
+        raise ValueError(f"{rate!r} is no rate like 10/s, 100/m, 5/h")
+    return per_second

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from taskq.config.celery_names import absent, new_name
 from taskq.config.coerce import coerce, describe, parse
-from taskq.config.symbols import load_symbol
+from taskq.config.loading import load_symbol
 from taskq.errors import ConfigError
 from taskq.near import near_match
 from taskq.seams.urls import mask_value

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import translate
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from taskq.config.loading import load_symbol
 from taskq.config.settings import Settings
-from taskq.config.symbols import load_symbol
 from taskq.errors import ConfigError
 from taskq.near import near_match
 from taskq.seams.broker import Queue

@@ -4,48 +4,49 @@ Needs the extra `taskq-asyncio[auth]`. Headers (the task's name, its id, ...) ar
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509 import Certificate, load_pem_x509_certificate
 
-from taskq.clock import now
-from taskq.config.settings import Settings
 from taskq.errors import ConfigError, UntrustedMessage
-from taskq.wire.serializers import Serializer, get_serializer, register_serializer
+from taskq.wire.serializers import Serializer, get_serializer
 
 _SEPARATOR = b"\x00\x01"
 #: What a signed body may hold: a signature says who wrote it, not that it may run code.
 _INNER = frozenset(("application/json", "application/x-msgpack"))
 
 
-def setup_security(conf: Settings) -> None:
-    """Register the serializer `auth` with the key and certificates of the settings `security_*`.
+class KeyFiles(NamedTuple):
+    """Our own key and certificate (PEM), and those of all who may send messages: a folder or a pattern."""
+
+    key: str
+    certificate: str
+    store: str
+    password: str | None = None
+
+
+def serializer_from_files(files: KeyFiles, digest: str, now: Callable[[], float]) -> Serializer:
+    """The serializer `auth` with a key and certificates from files; `now` tells the time, in Unix seconds.
 
     Raises:
-        ConfigError: a setting is missing, a file cannot be read, or `task_serializer` is not `auth`.
+        ConfigError: a file cannot be read, or there is no digest of that name.
     """
-    if conf.task_serializer != "auth":
-        raise ConfigError(
-            'set task_serializer = "auth" and accept_content = ["auth"] to have messages signed'
-        )
-    if not (conf.security_key and conf.security_certificate and conf.security_cert_store):
-        raise ConfigError("signed messages need security_key, security_certificate and security_cert_store")
     try:
         certificates = {}
-        for path in _files(Path(conf.security_cert_store)):
+        for path in _files(Path(files.store)):
             certificate = load_pem_x509_certificate(path.read_bytes())
             certificates[certificate_id(certificate)] = certificate
-        signer = certificate_id(load_pem_x509_certificate(Path(conf.security_certificate).read_bytes()))
-        key = _private_key(conf)
+        signer = certificate_id(load_pem_x509_certificate(Path(files.certificate).read_bytes()))
+        key = _private_key(files)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"security_key, security_certificate or security_cert_store: {error}") from error
-    register_serializer(auth_serializer(key, signer, certificates, conf.security_digest))
+    return auth_serializer(key, signer, certificates, now, digest)
 
 
 def _files(store: Path) -> Iterable[Path]:
@@ -59,9 +60,13 @@ def certificate_id(certificate: Certificate) -> str:
 
 
 def auth_serializer(
-    key: rsa.RSAPrivateKey, signer: str, certificates: Mapping[str, Certificate], digest: str = "sha256"
+    key: rsa.RSAPrivateKey,
+    signer: str,
+    certificates: Mapping[str, Certificate],
+    now: Callable[[], float],
+    digest: str = "sha256",
 ) -> Serializer:
-    """The serializer that signs as `signer` and reads what the certificates' owners have signed.
+    """The serializer that signs as `signer` and reads what the owners of certificates that hold `now` have signed.
 
     Raises:
         ConfigError: there is no digest of that name.
@@ -81,7 +86,7 @@ def auth_serializer(
 
     def loads(data: bytes) -> Any:
         name, signature, content_type, _, payload = b64decode(data).split(_SEPARATOR, 4)
-        certificate = _valid(certificates, b64decode(name).decode())
+        certificate = _valid(certificates, b64decode(name).decode(), now())
         try:
             _public_key(certificate).verify(b64decode(signature), payload, scheme, algorithm)
         except InvalidSignature:
@@ -93,11 +98,11 @@ def auth_serializer(
     return Serializer("auth", "application/data", "utf-8", dumps, loads)
 
 
-def _valid(certificates: Mapping[str, Certificate], signer: str) -> Certificate:
+def _valid(certificates: Mapping[str, Certificate], signer: str, now: float) -> Certificate:
     certificate = certificates.get(signer)
     if certificate is None:
         raise UntrustedMessage(f"refused: no certificate of {signer!r} in security_cert_store")
-    if certificate.not_valid_after_utc < datetime.fromtimestamp(now(), UTC):
+    if certificate.not_valid_after_utc < datetime.fromtimestamp(now, UTC):
         raise UntrustedMessage(f"refused: the certificate of {signer!r} has expired")
     return certificate
 
@@ -109,9 +114,9 @@ def _public_key(certificate: Certificate) -> rsa.RSAPublicKey:
     return key
 
 
-def _private_key(conf: Settings) -> rsa.RSAPrivateKey:
-    password = conf.security_key_password.encode() if conf.security_key_password else None
-    key = serialization.load_pem_private_key(Path(str(conf.security_key)).read_bytes(), password)
+def _private_key(files: KeyFiles) -> rsa.RSAPrivateKey:
+    password = files.password.encode() if files.password else None
+    key = serialization.load_pem_private_key(Path(files.key).read_bytes(), password)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise ConfigError("security_key: only RSA keys sign messages")
     return key

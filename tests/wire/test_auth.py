@@ -1,6 +1,7 @@
 """Celery's serializer `auth`: its recorded message, and both ways with Celery itself."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def certified(key: rsa.RSAPrivateKey, days: int = 1) -> x509.Certificate:
 
 def serializer_of(key: rsa.RSAPrivateKey, *certificates: x509.Certificate) -> Serializer:
     known = {certificate_id(certificate): certificate for certificate in certificates}
-    return auth_serializer(key, "taskq test 77", known)
+    return auth_serializer(key, "taskq test 77", known, time.time)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from taskq.config.rates import parse_rate
+from taskq.config.coerce import parse_rate
 from taskq.worker.run.job import Job
 
 

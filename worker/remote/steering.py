@@ -5,7 +5,7 @@ import signal as signals
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskq.config.rates import parse_rate
+from taskq.config.coerce import parse_rate
 from taskq.task import Task
 from taskq.worker.intake.revocations import stamp_keys
 from taskq.worker.remote.panel import NoReply, Panel, command

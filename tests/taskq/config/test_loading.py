@@ -1,6 +1,10 @@
+import collections
+import os.path
+from pathlib import Path
+
 import pytest
 
-from taskq.config.loading import autodiscover, import_modules
+from taskq.config.loading import autodiscover, import_modules, load_symbol
 from taskq.errors import ConfigError
 from tests.taskq.conftest import Write
 
@@ -34,3 +38,34 @@ def test_packages_without_tasks_are_passed_over(project: Write) -> None:
     assert [module.__name__ for module in autodiscover(["shop", "plain", "bare"])] == ["shop.tasks"]
     assert [module.__name__ for module in autodiscover(["shop"], "jobs")] == ["shop.jobs"]
     assert [module.__name__ for module in autodiscover(["shop"], None)] == ["shop"]
+
+
+def test_modules_and_attributes_are_found() -> None:
+    assert load_symbol("os.path") is os.path
+    assert load_symbol("os.path:join") is os.path.join
+    assert load_symbol("os.path.join") is os.path.join
+    assert load_symbol("collections:OrderedDict.fromkeys") == collections.OrderedDict.fromkeys
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load_symbol("no_such_module")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load_symbol("no_such_module.attribute")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load_symbol("no_such_module.a.b")
+    with pytest.raises(AttributeError, match="nothing"):
+        load_symbol("os.path:nothing")
+    with pytest.raises(AttributeError, match="nothing"):
+        load_symbol("os.path.nothing")
+
+
+def test_a_failing_import_inside_a_package_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import not_installed_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+        load_symbol("broken_package.config")

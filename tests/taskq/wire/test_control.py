@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from taskq.clock import LamportClock
 from taskq.errors import DecodeError
-from taskq.remote.control import Mailbox
 from taskq.wire.control import ControlCommand, read_command, write_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.serializers import get_serializer
@@ -49,18 +47,6 @@ def test_a_reply_is_what_celery_sends() -> None:
         {"w@host": {"ok": "pong"}},
     )
     assert (reply.exchange, reply.routing_key, reply.delivery_mode) == ("reply.celery.pidbox", "oid", 1)
-
-
-def test_addresses() -> None:
-    mailbox = Mailbox("proj", ttl=1, expires=2)
-    node, caller = mailbox.node("w@host"), mailbox.caller("oid")
-    assert (node.name, node.exchange.name, node.key) == ("w@host.proj.pidbox", "proj.pidbox", "")
-    assert (caller.name, caller.exchange.name, caller.key) == (
-        "oid.reply.proj.pidbox",
-        "reply.proj.pidbox",
-        "oid",
-    )
-    assert (node.ttl, node.expires, caller.exchange.kind) == (1, 2, "direct")
 
 
 def test_reading_gives_back_what_was_written() -> None:
@@ -120,13 +106,3 @@ def test_who_is_meant(fields: dict[str, Any], *, meant: bool) -> None:
 def test_patterns_that_cannot_be_read(pattern: str, matcher: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be read|no matcher"):
         ControlCommand("ping", pattern=pattern, matcher=matcher).is_for("w@host")
-
-
-def test_the_clock_is_ahead_of_all_it_has_heard_of() -> None:
-    clock = LamportClock()
-    assert [clock.forward(), clock.forward()] == [1, 2]
-    assert clock.adjust(10) == 11
-    assert clock.adjust(3) == 12
-    for nonsense in (None, "7", True, 2**70, 1e9):
-        assert clock.adjust(nonsense) == 12
-    assert clock.forward() == 13

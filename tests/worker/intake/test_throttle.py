@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from taskq import TaskQ
-from taskq.config.rates import parse_rate
+from taskq.config.coerce import parse_rate
 from taskq.wire.message import Delivery, Message
 from taskq.wire.request import Request
 from taskq.worker.intake.throttle import Throttle
