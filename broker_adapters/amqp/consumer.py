@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from taskq.broker_adapters.amqp.channel import DataChannel
 from taskq.broker_adapters.amqp.holds import Holds
 from taskq.broker_adapters.amqp.link import AmqpLink, ended
 from taskq.broker_adapters.amqp.marks import came_back, is_delayed, undelay
-from taskq.broker_adapters.amqp.records import DeadLetters, Deaths
+from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, Strikes
 from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
 from taskq.broker_adapters.amqp.session import HeldSession
 from taskq.broker_adapters.amqp.topology import Topology
@@ -49,7 +49,7 @@ class AmqpConsumer:
         self._session = HeldSession()
         self._waiting = Pushed()
         self._unbalanced = asyncio.Event()
-        self._struck: set[Delivery] = set()
+        self._strikes = Strikes(parts.deaths)
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
         self._closed = False
@@ -95,12 +95,12 @@ class AmqpConsumer:
     ) -> None:
         session = self._session
         kept = [(delivery, reason) for delivery, reason in reject if self._owns(delivery)]
-        returned = [delivery for delivery in requeue if session.has(delivery)]
+        returned = [delivery for delivery in requeue if self._owns(delivery)]
         try:
             if kept:
                 await self._dead.put_away(kept)
             if returned:
-                await self._take_off(self._alive(returned))
+                await self._strikes.ended(returned, self._waiting.unjudged())
         finally:
             session.ack(ack)
         session.ack([delivery for delivery, _ in kept])
@@ -111,11 +111,7 @@ class AmqpConsumer:
         await self._settled(session)
 
     async def strike(self, delivery: Delivery, count: int = 1) -> None:
-        await self._deaths.strike(delivery, count)
-        if count > 0:
-            self._struck.add(delivery)
-        else:
-            self._struck.discard(delivery)
+        await self._strikes.put(delivery, count)
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         session = self._session
@@ -158,8 +154,7 @@ class AmqpConsumer:
         """What came ahead of a queue that we have turned away from."""
         waiting, unjudged = self._waiting, self._waiting.unjudged()
         rest = waiting.remove_others(self._subscription.queues)
-        alive = [delivery for delivery in self._alive(rest) if delivery not in unjudged]
-        await self._take_off(alive)
+        await self._strikes.unended(rest, unjudged)
         self._session.requeue(rest)
         await self._settled(self._session)
 
@@ -216,6 +211,8 @@ class AmqpConsumer:
             await self._deaths.follow()
         except OperationalError as error:
             log.warning("deaths of holders are not known now: %s", error)
+        if self._closed:
+            return  # they go back, and nobody was handed any of them
         suspects, self._waiting.suspects = self._waiting.suspects, []
         for delivery in suspects:
             delivery.deaths = self._deaths.of(delivery)
@@ -265,7 +262,7 @@ class AmqpConsumer:
             log.debug("up to %d messages are let come: those held have %d bytes", size, session.bytes)
             await self._let_come(size)
         if excess := list(self._waiting.excess):
-            await self._take_off(self._alive(excess))
+            await self._strikes.unended(excess, self._waiting.unjudged())
             gone = set(excess)
             self._waiting.excess = [delivery for delivery in self._waiting.excess if delivery not in gone]
             session.requeue(excess)
@@ -273,21 +270,8 @@ class AmqpConsumer:
 
     # -- giving back
 
-    def _alive(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Those of these that would look as if we had died, or were blamed for it."""
-        unknown = self._waiting.unjudged()
-        return [d for d in deliveries if d in self._struck or (not d.deaths and d not in unknown)]
-
-    async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
-        """Write down that these come back while their holder lives."""
-        try:
-            await self._deaths.given_back(deliveries)
-        except OperationalError as error:
-            log.warning("messages given back will count as deaths: %s", error)
-
     async def _settled(self, session: HeldSession) -> None:
-        if self._struck:
-            self._struck = {delivery for delivery in self._struck if self._owns(delivery)}
+        self._strikes.keep(self._owns)
         if self._window.size < self._window.most:
             self._unbalanced.set()
         if session.channel is not None and not session.channel.closed:
@@ -299,7 +283,9 @@ class AmqpConsumer:
     async def _detach(self) -> None:
         """Stop deliveries first, so that what is given back is all of it, then give back."""
         try:
-            await self._holds.give_back_all()
+            held = self._holds.deliveries
+            await self._strikes.unended(held, ())
+            await self._holds.give_back(held)
         except OperationalError as error:
             log.info("what was held for long returns by itself: %s", error)
         session, channel = self._session, self._session.channel
@@ -308,7 +294,7 @@ class AmqpConsumer:
         try:
             await self._subscription.end(channel)
             rest = list(session.held.values())
-            await self._take_off(self._alive(rest))
+            await self._strikes.unended(rest, self._waiting.unjudged())
             session.requeue(rest)
             await channel.flush()
             await channel.close()
@@ -362,8 +348,8 @@ class AmqpConsumer:
 
     async def _forget_held(self) -> None:
         """The channel is gone: what it brought belongs to the broker again, though nobody died."""
-        lost = self._alive(self._session.held.values())
+        lost, unjudged = self._session.held.values(), self._waiting.unjudged()
         self._session = HeldSession()
         self._waiting.clear()
-        self._struck = {delivery for delivery in self._struck if delivery in self._holds}
-        await self._take_off(lost)
+        await self._strikes.unended(lost, unjudged)
+        self._strikes.keep(self._holds.__contains__)

@@ -17,11 +17,11 @@ from uuid import uuid4
 import aiormq
 
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS
-from taskq.broker_adapters.amqp.marks import PREFIX
+from taskq.broker_adapters.amqp.marks import HOLD_HEADER, PREFIX
 from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.broker_adapters.amqp.session import HeldSession
 from taskq.errors import EncodeError, OperationalError
-from taskq.wire.message import Delivery
+from taskq.wire.message import Delivery, Message
 
 log = logging.getLogger("taskq.amqp")
 
@@ -105,17 +105,22 @@ class Holds:
             if queue is not None:
                 await self._delete(queue)
 
-    async def give_back_all(self) -> None:
-        """All return to their queues."""
-        await self.give_back(list(self._queues))
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """All that is held."""
+        return list(self._queues)
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """These return to their queues."""
         held = [delivery for delivery in deliveries if delivery in self._queues]
         if held:
-            copies = [replace(d.message, exchange="", routing_key=d.queue, due=None) for d in held]
-            await self._sender.publish(copies)
+            await self._sender.publish([self._returning(delivery) for delivery in held])
             await self.drop(held)
+
+    def _returning(self, delivery: Delivery) -> Message:
+        """A copy for its queue, with the mark that RabbitMQ leaves on one: it was delivered before."""
+        headers = {**delivery.message.headers, HOLD_HEADER: self._queues[delivery]}
+        return replace(delivery.message, headers=headers, exchange="", routing_key=delivery.queue, due=None)
 
     async def _copy(self, delivery: Delivery) -> str:
         name = f"{PREFIX}{uuid4().hex}"

@@ -11,6 +11,8 @@ from taskq.wire.message import Message
 DUE_HEADER = "x-taskq-due"
 #: Begins the name of a queue that holds a copy (amqp_holds), and tells a returned message from one that expired elsewhere.
 PREFIX = "taskq.hold."
+#: Where RabbitMQ names the queue that a returned copy lay in.
+HOLD_HEADER = "x-first-death-queue"
 
 
 def is_delayed(message: Message) -> bool:
@@ -30,8 +32,8 @@ def undelay(message: Message, queue: Queue) -> float:
 
 
 def came_back(message: Message) -> bool:
-    """Whether this is a copy whose holder is gone; RabbitMQ's marks of that are taken off."""
-    first = message.headers.get("x-first-death-queue")
+    """Whether this is a copy that its holder no longer has; the marks of that are taken off."""
+    first = message.headers.get(HOLD_HEADER)
     if not isinstance(first, str) or not first.startswith(PREFIX):
         return False
     message.headers = without_deaths(message.headers)

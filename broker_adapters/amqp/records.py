@@ -1,6 +1,7 @@
 """What RabbitMQ keeps no place for: revoked ids, deaths of holders, dead letters; all of it in its own queues."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import time
 from typing import Any
@@ -11,6 +12,8 @@ from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.errors import EncodeError, OperationalError
 from taskq.seams.broker import BrokerConfig, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
+
+log = logging.getLogger("taskq.amqp")
 
 #: The most ids remembered in memory, and the most records kept in a log.
 _REMEMBERED, _LOGGED = 50_000, 10_000
@@ -115,6 +118,47 @@ class Deaths:
         for key in record.get("keys") or ():
             self._counts[key] = self._counts.pop(key, 0) + record.get("step", 0)
         _shorten(self._counts)
+
+
+class Strikes:
+    """The deaths of one consumer's deliveries. `unjudged` are those whose earlier holders nobody has asked for."""
+
+    def __init__(self, deaths: Deaths) -> None:
+        self._deaths = deaths
+        self._struck: set[Delivery] = set()
+
+    async def put(self, delivery: Delivery, count: int) -> None:
+        """As `Consumer.strike`."""
+        await self._deaths.strike(delivery, count)
+        if count > 0:
+            self._struck.add(delivery)
+        else:
+            self._struck.discard(delivery)
+
+    def keep(self, held: Callable[[Delivery], bool]) -> None:
+        """Forget all that are not held any more."""
+        if self._struck:
+            self._struck = set(filter(held, self._struck))
+
+    async def ended(self, returned: Collection[Delivery], unjudged: Collection[Delivery]) -> None:
+        """These are given back. The strike stays on a run that took its process with it, and not its worker."""
+        await self._take_off(_undead(returned, unjudged))
+
+    async def unended(self, returned: Collection[Delivery], unjudged: Collection[Delivery]) -> None:
+        """These return though no run of them has ended: nobody died, and a strike is taken back, too."""
+        struck = [delivery for delivery in returned if delivery.deaths and delivery in self._struck]
+        await self._take_off(_undead(returned, unjudged) + struck)
+
+    async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._deaths.given_back(deliveries)
+        except OperationalError as error:
+            log.warning("messages given back will count as deaths: %s", error)
+
+
+def _undead(returned: Collection[Delivery], unjudged: Collection[Delivery]) -> list[Delivery]:
+    """Those that would look as if their holder had died."""
+    return [delivery for delivery in returned if not delivery.deaths and delivery not in unjudged]
 
 
 class DeadLetters:

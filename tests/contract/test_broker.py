@@ -595,6 +595,28 @@ async def test_deaths_are_counted_and_survive_requeue_and_park(
     await holder.settle(ack=[delivery])
 
 
+async def test_a_strike_that_is_not_taken_back_counts_for_one_given_back(
+    connect: ConnectBroker, queue: str
+) -> None:
+    """As of a run that took its process with it, and not its worker."""
+    broker = await connect()
+    await broker.publish([message(queue, 1)])
+    consumer = await broker.consume([queue], prefetch=1)
+    for expected in (0, 1, 2):
+        (delivery,) = await take(consumer, 1)
+        assert delivery.deaths == expected
+        await consumer.strike(delivery)
+        await consumer.settle(requeue=[delivery])
+    (delivery,) = await take(consumer, 1)
+    assert delivery.deaths == 3
+    await consumer.strike(delivery)
+    await consumer.strike(delivery, -1)
+    await consumer.settle(requeue=[delivery])
+    (delivery,) = await take(consumer, 1)
+    assert delivery.deaths == 3
+    await consumer.settle(ack=[delivery])
+
+
 async def test_what_is_not_blamed_stays_at_one_death(
     leased: Broker, connect: ConnectBroker, queue: str
 ) -> None:

@@ -1,6 +1,7 @@
 """What only RabbitMQ asks of its adapter; what every broker must do is in tests/contract."""
 
 import asyncio
+import functools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -737,6 +738,24 @@ async def test_what_a_dead_worker_held_for_long_returns(open_broker: Open, queue
     (again,) = await take(heir, 1)
     assert (again.redelivered, again.deaths, again.message.headers) == (True, 1, held.message.headers)
     await heir.settle(ack=[again])
+
+
+@pytest.mark.usefixtures("short_holds")
+async def test_deaths_of_long_runs_are_counted_too(open_broker: Open, queue: str) -> None:
+    """Their process dies, not their worker."""
+    broker = await open_broker()
+    consumer = await broker.consume([queue], prefetch=10)
+    sent = message(queue, 1)
+    await broker.publish([sent])
+    for expected in (0, 1, 2):
+        (held,) = await take(consumer, 1)
+        assert (held.deaths, held.message) == (expected, sent)
+        await eventually(functools.partial(consumer._holds.__contains__, held))
+        await consumer.strike(held)
+        await consumer.settle(requeue=[held])
+    (held,) = await take(consumer, 1)
+    assert (held.redelivered, held.deaths) == (True, 3)
+    await consumer.settle(ack=[held])
 
 
 async def test_a_task_that_forgets_a_cancellation_is_ended_all_the_same() -> None:

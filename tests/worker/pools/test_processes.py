@@ -17,10 +17,11 @@ from taskq.errors import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from taskq.wire.message import DeadLetter
 from taskq.worker import Worker
 from taskq.worker.pools.processes import where_found
 from taskq.worker.worker import Stop
-from tests.harness import running
+from tests.harness import Place, running
 from tests.polling import eventually
 from tests.worker import heavy
 
@@ -161,6 +162,32 @@ async def test_a_task_that_always_kills_its_process_is_put_away(worker: Worker, 
     path = tmp_path / "log"
     with pytest.raises(WorkerLostError, match="3 workers died"):
         await (await heavy.dies.delay(str(path), 99)).get(timeout=30)
+    assert path.read_text() == "xxx"
+
+
+@pytest.mark.redis
+@pytest.mark.rabbitmq
+async def test_one_that_always_kills_its_process_is_put_away_on_rabbitmq_too(
+    place_rabbitmq: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, app = tmp_path / "log", heavy.app
+    queue = place_rabbitmq.settings["task_default_queue"]
+    monkeypatch.setitem(app.conf.__dict__, "broker_url", place_rabbitmq.broker)
+    monkeypatch.setitem(app.conf.__dict__, "result_backend", place_rabbitmq.backend)
+    async with app, running(app, queues=[queue], grace=0.5):
+        result = await heavy.dies.apply_async((str(path), 99), queue=queue)
+        with pytest.raises(WorkerLostError, match="3 workers died"):
+            await result.get(timeout=30)
+        await result.forget()
+        broker = await app.open_broker()
+
+        async def letters() -> list[DeadLetter]:
+            return [letter for letter in await broker.dead() if letter.queue == queue]
+
+        [letter] = await eventually(letters)  # the caller is told first
+        await broker.revive([letter.id])
+    assert letter.message is not None
+    assert letter.message.headers["id"] == result.id
     assert path.read_text() == "xxx"
 
 
