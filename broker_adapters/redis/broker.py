@@ -1,6 +1,7 @@
 """Redis as a broker, on the layout of Celery's own transport: taskq and Celery share queues in any mix.
 
-Facts: wire-format.md 2 and 13. One connection for everything. Nothing is ever popped outside the claim script.
+Facts: wire-format.md 2 and 13. One connection for everything but subscriptions (`hearing.py`). Nothing is ever
+popped outside the claim script.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,6 +13,7 @@ from taskq.broker_adapters.redis.bus import RedisBus
 from taskq.broker_adapters.redis.claims import renew
 from taskq.broker_adapters.redis.consumer import RedisConsumer
 from taskq.broker_adapters.redis.durability import read_durability
+from taskq.broker_adapters.redis.hearing import Hearing
 from taskq.broker_adapters.redis.layout import read_layout
 from taskq.broker_adapters.redis.link import RedisLink
 from taskq.broker_adapters.redis.publisher import RedisPublisher
@@ -52,7 +54,9 @@ class RedisBroker:
             self._sending, self._layout, target.shown, config.queue, config.timeout, durability
         )
         self._consumers: list[RedisConsumer] = []
-        self.bus = RedisBus(self._link, self._layout, lambda: RedisLink(_target(config)))
+        subscribed = RedisLink(_target(config), on_push=self._on_push, on_connect=self._on_hearing_connect)
+        self._hearing = Hearing(subscribed)
+        self.bus = RedisBus(self._link, self._hearing, self._layout, lambda: RedisLink(_target(config)))
 
     async def open(self) -> None:
         await self._link.call("PING")
@@ -62,6 +66,7 @@ class RedisBroker:
         for consumer in self._consumers:
             await consumer.close()
         await self.bus.close()
+        await self._hearing.close()
         self._sending.close()
         self._link.close()
 
@@ -70,10 +75,10 @@ class RedisBroker:
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> RedisConsumer:
         consumer = RedisConsumer(
-            self._link, self._layout, self._declared, prefetch=prefetch, lease=self._lease
+            self._link, self._hearing, self._layout, self._declared, prefetch=prefetch, lease=self._lease
         )
-        await consumer.subscribe(queues)
         self._consumers.append(consumer)
+        await consumer.subscribe(queues)
         await consumer.on_connect(await self._link.session())
         return consumer
 
@@ -166,9 +171,13 @@ class RedisBroker:
     async def _on_connect(self, session: RedisSession) -> None:
         if self._sending is self._link:
             await self._publisher.on_connect(session)
-        await self.bus.on_connect(session)
         for consumer in self._consumers:
             await consumer.on_connect(session)
+
+    async def _on_hearing_connect(self, session: RedisSession) -> None:
+        await self.bus.on_connect(session)
+        for consumer in self._consumers:
+            await consumer.on_hearing_connect(session)
 
     def _on_push(self, push: Sequence[Any]) -> None:
         self.bus.take_push(push)

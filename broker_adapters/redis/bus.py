@@ -7,6 +7,7 @@ from logging import getLogger
 from typing import Any, Final
 from uuid import uuid4
 
+from taskq.broker_adapters.redis.hearing import Hearing
 from taskq.broker_adapters.redis.layout import Layout
 from taskq.broker_adapters.redis.link import RedisLink, backoff
 from taskq.broker_adapters.redis.session import RedisSession
@@ -93,15 +94,17 @@ class ReplyList(Arrivals):
 
 
 class RedisBus:
-    """See `taskq.seams.bus.Bus`. Subscriptions share the broker's connection; they are made again after it broke."""
+    """See `taskq.seams.bus.Bus`. Subscriptions are made again after their connection broke."""
 
-    def __init__(self, link: RedisLink, layout: Layout, another: Callable[[], RedisLink]) -> None:
+    def __init__(
+        self, link: RedisLink, hearing: Hearing, layout: Layout, another: Callable[[], RedisLink]
+    ) -> None:
         self._link = link
+        self._hearing = hearing
         self._layout = layout
         self._another = another
         self._subscribers: dict[bytes, list[Subscriber]] = {}
         self._lists: list[ReplyList] = []
-        self._keeper: asyncio.Task[None] | None = None
 
     async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         if exchange.kind == "direct":
@@ -138,11 +141,9 @@ class RedisBus:
             return replies
         channel = _GLOB.sub(r"\\\1", self._layout.channel(inbox.exchange.name, inbox.key.replace("#", "\0")))
         subscriber = Subscriber(self, channel.replace("\0", "*").encode())
-        session = await self._link.session()
+        session = await self._hearing.session()
         self._subscribers.setdefault(subscriber.pattern, []).append(subscriber)
         await session.call("PSUBSCRIBE", subscriber.pattern)
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(), name="taskq-redis-bus")
         return subscriber
 
     async def leave(self, subscriber: Subscriber) -> None:
@@ -153,35 +154,17 @@ class RedisBus:
         if others:
             return
         del self._subscribers[subscriber.pattern]
-        if (session := self._link.live) is not None:
+        if (session := self._hearing.live) is not None:
             try:
                 await session.call("PUNSUBSCRIBE", subscriber.pattern)
             except OperationalError as error:
                 logger.debug("%s; the subscription went with the connection", error)
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
         for replies in self._lists:
             await replies.close()
         for subscriber in [one for several in self._subscribers.values() for one in several]:
             await subscriber.close()
-
-    async def _keep(self) -> None:
-        """Who only listens does not notice a lost connection: connect again for them."""
-        tries = 0
-        while True:
-            try:
-                session = await self._link.retry_until_done(_as_it_is)
-                tries = 0
-                await asyncio.shield(session.closed)
-            except OperationalError:
-                return  # closed
-            except Exception:
-                logger.exception("could not connect for those who listen")
-                await asyncio.sleep(backoff(tries))
-                tries += 1
 
     # -- called by the broker
 
@@ -193,10 +176,6 @@ class RedisBus:
         if push[0] == b"pmessage":
             for subscriber in self._subscribers.get(push[1], ()):
                 _add(subscriber, push[-1])
-
-
-async def _as_it_is(session: RedisSession) -> RedisSession:
-    return session
 
 
 def _add(arrivals: Arrivals, raw: bytes) -> None:

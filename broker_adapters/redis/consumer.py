@@ -20,9 +20,17 @@ from taskq.broker_adapters.redis.claims import (
 )
 from taskq.broker_adapters.redis.dead import bury_claims
 from taskq.broker_adapters.redis.fanout import Fanout
+from taskq.broker_adapters.redis.hearing import Hearing
 from taskq.broker_adapters.redis.keeper import Keeper
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Call, RedisLink, backoff, is_unknown_script, run_scripts
+from taskq.broker_adapters.redis.link import (
+    Call,
+    RedisLink,
+    backoff,
+    is_unknown_script,
+    run_scripts,
+    wait_at_most,
+)
 from taskq.broker_adapters.redis.scripts import ACK, CLAIM, FORGET_SOON, PARK
 from taskq.broker_adapters.redis.session import RedisSession, Reply
 from taskq.broker_adapters.redis.sources import Asked, Sources
@@ -35,6 +43,8 @@ logger = getLogger(__name__)
 
 #: The most taken by one claim: the script holds the server for some milliseconds.
 MOST: Final = 1000
+#: The most bytes taken by one claim, but for a single message that has more: its answer is one text of this size.
+MOST_BYTES: Final = 4 << 20
 #: Seconds between two claims on idle queues that no news came from; a server that sends no news is asked more often.
 POLL: Final = 1.0
 POLL_WITHOUT_NEWS: Final = 0.05
@@ -53,14 +63,14 @@ class RedisConsumer:
     def __init__(
         self,
         link: RedisLink,
+        hearing: Hearing,
         layout: Layout,
         declare: Callable[[Sequence[str]], Awaitable[Sequence[Queue]]],
         *,
         prefetch: int,
         lease: float,
     ) -> None:
-        self._link = link
-        self._layout = layout
+        self._link, self._hearing, self._layout = link, hearing, layout
         self._declare = declare
         self._prefetch = prefetch
         self._name = os.urandom(8).hex()
@@ -95,7 +105,8 @@ class RedisConsumer:
         plain = [queue.name for queue in declared if queue not in fanouts]
         self._sources = Sources(self._layout, plain, self._name)
         self._expiries = self._layout.expiries(declared)
-        await self._fanout.subscribe(await self._link.session())
+        if fanouts:
+            await self._fanout.subscribe(await self._hearing.session())
         self._news.set()
 
     # -- called by the broker
@@ -109,8 +120,10 @@ class RedisConsumer:
                 raise
             logger.info("%s; idle queues are asked every %g s", error, POLL_WITHOUT_NEWS)
             self._poll = POLL_WITHOUT_NEWS
-        await self._fanout.subscribe(session)
         self._news.set()
+
+    async def on_hearing_connect(self, session: RedisSession) -> None:
+        await self._fanout.subscribe(session)
 
     def take_push(self, push: Sequence[Any]) -> None:
         """Something changed in a list we looked at, or a message came by fanout."""
@@ -135,15 +148,8 @@ class RedisConsumer:
                 self._news.clear()
                 await self._news.wait()
             elif not await self._try_to_claim(room, max_bytes) and not self._ready:
-                await self._wait_for_news(self._poll)
+                await wait_at_most(self._poll, self._news)
         return []
-
-    async def _wait_for_news(self, longest: float) -> None:
-        try:
-            async with asyncio.timeout(longest):
-                await self._news.wait()
-        except TimeoutError:
-            pass
 
     async def _try_to_claim(self, room: int, max_bytes: int) -> bool:
         """As `_claim`. A Redis that takes no writes at present is asked again, ever less often."""
@@ -153,7 +159,7 @@ class RedisConsumer:
             if self._refused == 0:
                 logger.error("%s; nothing is received until it takes writes again", error)  # noqa: TRY400 - says it all
             self._news.clear()
-            await self._wait_for_news(backoff(self._refused))
+            await wait_at_most(backoff(self._refused), self._news)
             self._refused += 1
             return True
         if self._refused:
@@ -184,7 +190,8 @@ class RedisConsumer:
     def _ask(self, session: RedisSession, room: int, max_bytes: int) -> Asked:
         sources = self._sources.next()
         keys = [source.key for source in sources]
-        args: list[Any] = [room, max_bytes, self._lease, self._ahead, self._number, len(self._sources.queues)]
+        size = min(max_bytes, MOST_BYTES)
+        args: list[Any] = [room, size, self._lease, self._ahead, self._number, len(self._sources.queues)]
         for source in sources:
             args += (source.tag_prefix, source.suffix)
         commands: list[Sequence[Any]] = [CLAIM.command((*self._layout.custody, *keys), args)]

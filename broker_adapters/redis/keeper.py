@@ -8,7 +8,7 @@ from typing import Final
 
 from taskq.broker_adapters.redis.claims import Return, give_back, mark, read_claim, set_marks
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import RedisLink, run_scripts
+from taskq.broker_adapters.redis.link import RedisLink, run_scripts, wait_at_most
 from taskq.broker_adapters.redis.scripts import SWEEP
 from taskq.broker_adapters.redis.session import RedisSession
 from taskq.clock import now
@@ -57,11 +57,7 @@ class Keeper:
             await self._rest(pause)
 
     async def _rest(self, pause: float) -> None:
-        try:
-            async with asyncio.timeout(pause):
-                await self._hurry.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(pause, self._hurry)
         self._hurry.clear()
 
     async def _sweep(self, session: RedisSession) -> float:

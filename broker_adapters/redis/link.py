@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from logging import getLogger
 from typing import Any, Final, TypeVar
@@ -25,6 +26,13 @@ def backoff(tries: int) -> float:
     """Seconds to wait after so many tries before this one."""
     longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+async def wait_at_most(seconds: float, event: asyncio.Event) -> None:
+    """Until the event, or until so many seconds are over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class Script:
@@ -159,11 +167,7 @@ class RedisLink:
     async def _pause(self, tries: int, error: OperationalError) -> int:
         pause = backoff(tries)
         logger.warning("%s; trying again in %.1f s", error, pause)
-        try:
-            async with asyncio.timeout(pause):
-                await self._closing.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(pause, self._closing)
         return tries + 1
 
     def close(self) -> None:

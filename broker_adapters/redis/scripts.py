@@ -77,7 +77,7 @@ FORGET_SOON: Final = Script("for _, name in ipairs(KEYS) do redis.call('EXPIRE',
 #: ARGV room, bytes of it, lease, seconds the index runs ahead, first number, lists of one priority,
 #:      then tag prefix and claim suffix of each list
 #: Within a priority every queue gets its share of the room first, then what others leave. How long a message is,
-#: only a pop tells: at once go as many as would have room with 16 MB each.
+#: only a pop tells: at once go no more than have gone before, and what is beyond the bytes goes back.
 #: Returns {{list, count, list, count, ...}, {entry, ...}}; tags are prefix .. number, counted up.
 CLAIM: Final = Script(
     _NOW
@@ -90,23 +90,25 @@ local function pop(list, most)
   local got = redis.pcall('RPOP', KEYS[list + 3], most)
   if not got then return 0 end
   if got.err then problem = problem or got return 0 end
-  local prefix, suffix = ARGV[5 + 2 * list], ARGV[6 + 2 * list]
+  local prefix, suffix, kept = ARGV[5 + 2 * list], ARGV[6 + 2 * list], 0
   for _, raw in ipairs(got) do
+    if bytes <= 0 then break end
     local tag, n = prefix .. string.format('%012d', number), #entries
     number = number + 1
     entries[n + 1] = raw
     unacked[2 * n + 1], unacked[2 * n + 2] = tag, '[' .. raw .. suffix
     index[2 * n + 1], index[2 * n + 2] = score, tag
     leases[2 * n + 1], leases[2 * n + 2] = expiry, tag
-    bytes = bytes - #raw
+    bytes, kept = bytes - #raw, kept + 1
   end
-  runs[#runs + 1], runs[#runs + 2] = list, #got
-  room = room - #got
-  return #got
+  for i = #got, kept + 1, -1 do redis.call('RPUSH', KEYS[list + 3], got[i]) end
+  runs[#runs + 1], runs[#runs + 2] = list, kept
+  room = room - kept
+  return kept
 end
 local function take(list, most)
   while most > 0 and bytes > 0 do
-    local some = math.min(most, math.max(1, math.floor(bytes / 16777216)))
+    local some = math.min(most, math.max(1, math.min(#entries, 16)))
     if pop(list, some) < some then return end
     most = most - some
   end

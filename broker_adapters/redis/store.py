@@ -1,13 +1,10 @@
 """Results on Redis as Celery keeps them: same keys, same texts, same channels (wire-format.md 4.2, 4.3, 4.6).
 
-One connection for everything. RESP3 puts the answers of a subscription and of a GET into one stream: SUBSCRIBE and
-MGET of all watches that began in one turn of the loop go out together, and what was published before the stored
-state was read comes before it. After a lost connection the present states are read again.
+One connection for everything but subscriptions (`watches.py`).
 """
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
@@ -16,7 +13,8 @@ from typing import Any, ClassVar, Final, TypeVar
 from taskq.broker_adapters.redis.chords import Call, ChordCalls
 from taskq.broker_adapters.redis.link import RedisLink, Script
 from taskq.broker_adapters.redis.session import RedisSession, Reply
-from taskq.broker_adapters.redis.url import parse_target
+from taskq.broker_adapters.redis.url import Target, parse_target
+from taskq.broker_adapters.redis.watches import Watches
 from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, StoreError
 from taskq.seams.store import Claimed, StoreConfig, TaskResult, join_when_free
 from taskq.states import READY
@@ -25,6 +23,8 @@ from taskq.wire.compression import inflate_result
 logger = getLogger(__name__)
 
 T = TypeVar("T")
+#: One way of doing something on a session: once, again until the timeout, or for ever.
+Attempt = Callable[[Callable[[RedisSession], Awaitable[Reply]]], Awaitable[Reply]]
 
 TASK_KEY: Final = "celery-task-meta-"
 GROUP_KEY: Final = "celery-taskset-meta-"
@@ -32,8 +32,6 @@ GROUP_KEY: Final = "celery-taskset-meta-"
 CHUNK: Final = 1000
 #: Bytes of one call that saves: more would hold the server too long.
 PIECE: Final = 4 << 20
-#: Seconds between two signs of life asked for while someone waits for a result.
-HEARTBEAT: Final = 5.0
 #: Longest pause between two tries of one call, in seconds.
 RETRY_PAUSE: Final = 0.2
 
@@ -62,38 +60,6 @@ end
 """)
 
 
-class RedisWatcher:
-    """What one `watch` has still to give out: states as they were stored, or the error that ends it."""
-
-    def __init__(self) -> None:
-        self.last: bytes | None = None
-        self.present = False
-        self._states: deque[bytes | StoreError] = deque()
-        self._news: asyncio.Future[None] | None = None
-
-    def tell(self, state: bytes | StoreError) -> None:
-        self._states.append(state)
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-        if isinstance(state, bytes):
-            self.last = state
-
-    def tell_present(self, state: bytes | None) -> None:
-        """The stored state was read. What was told before was published before: often the same."""
-        self.present = True
-        if state is not None and state != self.last:
-            self.tell(state)
-
-    async def next(self) -> bytes:
-        if not self._states:
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
-        state = self._states.popleft()
-        if isinstance(state, StoreError):
-            raise state
-        return state
-
-
 class RedisStore:
     """Connects to one Redis; see `taskq.seams.store.ResultStore`."""
 
@@ -101,8 +67,8 @@ class RedisStore:
     reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
-        target = parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name="taskq")
-        self._link = RedisLink(target, on_push=self._on_push, on_connect=self._on_connect)
+        self._link = RedisLink(_target(config))
+        self._watches = Watches(_target(config), self._present)
         self._timeout = config.timeout
         self._lifetime = int((config.expires or 0) * 1000)
         self._serializer = config.serializer
@@ -115,11 +81,6 @@ class RedisStore:
             int(config.expires or 0),
             ordered=bool(config.options.get("result_chord_ordered", True)),
         )
-        self._watches: dict[str, list[RedisWatcher]] = {}
-        self._subscribed: set[str] = set()
-        self._changed: set[str] = set()
-        self._fresh: list[tuple[str, RedisWatcher]] = []
-        self._tending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         try:
@@ -128,10 +89,7 @@ class RedisStore:
             raise StoreError(str(error)) from error
 
     async def close(self) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.wait([self._tending])
-        self._end_watches("the connection to the result store was closed")
+        await self._watches.close()
         self._link.close()
 
     async def expect(self, task_ids: Sequence[str]) -> None:
@@ -158,12 +116,18 @@ class RedisStore:
         await self._try(lambda session: SAVE.run(session, keys, (self._lifetime, *payloads)))
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
-        found: list[TaskResult | None] = []
-        for at in range(0, len(task_ids), CHUNK):
-            keys = [self._task_key + task_id for task_id in task_ids[at : at + CHUNK]]
-            raws = await self._try(partial(_call, command=("MGET", *keys)))
-            found += [None if raw is None else self._read(raw) for raw in raws]
-        return found
+        raws = await self._states([self._task_key + task_id for task_id in task_ids], self._try)
+        return [None if raw is None else self._read(raw) for raw in raws]
+
+    async def _present(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """For watches, which outlast any lost connection."""
+        return await self._states(keys, self._link.retry_until_done)
+
+    async def _states(self, keys: Sequence[str], attempt: Attempt) -> list[bytes | None]:
+        raws: list[bytes | None] = []
+        for at in range(0, len(keys), CHUNK):
+            raws += await attempt(partial(_call, command=("MGET", *keys[at : at + CHUNK])))
+        return raws
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         if task_ids:
@@ -217,14 +181,12 @@ class RedisStore:
     # -- watch
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
-        channel, watcher = self._task_key + task_id, RedisWatcher()
+        channel = self._task_key + task_id
         try:
             channel.encode()
         except UnicodeEncodeError as error:  # it would end the subscriptions of all others
             raise EncodeError(f"{task_id!r} is no id of a task: {error}") from error
-        self._watches.setdefault(channel, []).append(watcher)
-        self._fresh.append((channel, watcher))
-        self._change(channel)
+        watcher = self._watches.add(channel)
         try:
             final = False
             while not final:
@@ -232,110 +194,11 @@ class RedisStore:
                 final = result.state in READY
                 yield result
         finally:
-            watchers = self._watches[channel]
-            watchers.remove(watcher)
-            if not watchers:
-                del self._watches[channel]
-                self._change(channel)
+            self._watches.remove(channel, watcher)
 
     def watchers(self, task_id: str) -> int:
         """How many watches of a task have their subscription."""
-        return sum(watcher.present for watcher in self._watches.get(self._task_key + task_id, ()))
-
-    def _change(self, channel: str) -> None:
-        """What changes in one turn of the loop is sent together."""
-        if not self._changed:
-            asyncio.get_running_loop().call_soon(self._apply_changes)
-        self._changed.add(channel)
-        if self._tending is None:
-            self._tending = asyncio.create_task(self._tend(), name="taskq redis results")
-
-    def _apply_changes(self) -> None:
-        changed, self._changed = self._changed, set()
-        session = self._link.live
-        if session is None:
-            return  # a new session begins with all that is wanted
-        wanted = changed & self._watches.keys()
-        self._send_subscriptions(session, wanted - self._subscribed, (changed - wanted) & self._subscribed)
-        fresh, self._fresh = self._fresh, []
-        self._read_present(session, fresh)
-
-    def _send_subscriptions(self, session: RedisSession, new: set[str], old: set[str]) -> None:
-        self._subscribed |= new
-        self._subscribed -= old
-        commands = [("SUBSCRIBE", *new)] if new else []
-        commands += [("UNSUBSCRIBE", *old)] if old else []
-        if commands:
-            for future in session.send(*commands):
-                future.add_done_callback(partial(self._on_refusal, session, new))
-
-    def _on_refusal(self, session: RedisSession, channels: set[str], future: asyncio.Future[Reply]) -> None:
-        try:
-            session.checked(future.result())
-        except ConnectionLost as error:
-            session.abort(str(error))  # the next session asks again
-        except OperationalError as error:
-            for channel in channels & self._watches.keys():
-                for watcher in self._watches[channel]:
-                    watcher.tell(StoreError(f"{error}: nobody can wait for results"))
-
-    def _read_present(self, session: RedisSession, watches: Sequence[tuple[str, RedisWatcher]]) -> None:
-        for at in range(0, len(watches), CHUNK):
-            part = watches[at : at + CHUNK]
-            [future] = session.send(("MGET", *(channel for channel, _ in part)))
-            future.add_done_callback(partial(self._on_present, session, [watcher for _, watcher in part]))
-
-    def _on_present(
-        self, session: RedisSession, watchers: Sequence[RedisWatcher], future: asyncio.Future[Reply]
-    ) -> None:
-        try:
-            states = session.checked(future.result())
-        except ConnectionLost as error:
-            session.abort(str(error))  # the next session asks again
-        except OperationalError as error:
-            for watcher in watchers:
-                watcher.tell(StoreError(f"{error}: nobody can wait for results"))
-        else:
-            for watcher, state in zip(watchers, states, strict=True):
-                watcher.tell_present(state)
-
-    def _on_push(self, push: Sequence[Any]) -> None:
-        if push[0] == b"message":
-            for watcher in self._watches.get(push[1].decode(), ()):
-                watcher.tell(push[2])
-
-    async def _on_connect(self, session: RedisSession) -> None:
-        self._subscribed.clear()
-        self._fresh.clear()
-        self._send_subscriptions(session, set(self._watches), set())
-        watches = [(channel, watcher) for channel, watchers in self._watches.items() for watcher in watchers]
-        self._read_present(session, watches)
-
-    async def _tend(self) -> None:
-        """Keep the connection while someone waits: notice a silent death, and connect again."""
-        try:
-            while self._watches:
-                session = await self._link.retry_until_done(self._sign_of_life)
-                await asyncio.wait([session.closed], timeout=HEARTBEAT)
-        except Exception as error:
-            if not isinstance(error, OperationalError):  # else it was closed
-                logger.exception("the connection for results is tended no more")
-            self._end_watches(str(error))
-        finally:
-            self._tending = None
-
-    def _end_watches(self, why: str) -> None:
-        for watcher in [watcher for watchers in self._watches.values() for watcher in watchers]:
-            watcher.tell(StoreError(f"{why}: nobody can wait for results"))
-
-    async def _sign_of_life(self, session: RedisSession) -> RedisSession:
-        try:
-            await session.call("PING")
-        except ConnectionLost:
-            raise
-        except OperationalError:
-            pass  # refused (MISCONF): that is an answer, too
-        return session
+        return self._watches.count(self._task_key + task_id)
 
     # -- helpers
 
@@ -368,6 +231,10 @@ class RedisStore:
 
 async def _call(session: RedisSession, *, command: Sequence[Any]) -> Reply:
     return await session.call(*command)
+
+
+def _target(config: StoreConfig) -> Target:
+    return parse_target(config.url, config.options, config.ssl, timeout=config.timeout, name="taskq")
 
 
 def _key_prefix(prefix: str) -> str:

@@ -24,13 +24,14 @@ from taskq.errors import (
     PublishErrors,
     StoreError,
 )
-from taskq.seams.broker import Broker, BrokerConfig, Consumer, open_broker
+from taskq.seams.broker import Broker, BrokerConfig, Consumer, Queue, open_broker
 from taskq.seams.bus import Exchange, Inbox
 from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
 from taskq.states import SUCCESS
 from taskq.wire.message import Delivery, Message
 from taskq.worker import Worker
 from taskq.worker.process.process import EXIT_OK, WorkerProcess
+from tests.harness import running
 from tests.polling import eventually, eventually_sync
 from tests.proxy import Proxy, proxy
 from tests.servers import RedisServer, free_port, redis_server
@@ -280,12 +281,12 @@ async def test_watches_survive_the_loss_of_their_connection(
 
     waiting = [asyncio.create_task(last(f"t{n}")) for n in range(20)]
     await eventually(lambda: all(reader.watchers(f"t{n}") for n in range(20)))
-    assert bad_network.connections == 1
+    assert bad_network.connections == 2  # one that subscribes, one for all else
     bad_network.refuse = True
     bad_network.cut()
     await writer.save([TaskResult(f"t{n}", SUCCESS, n) for n in range(0, 20, 2)])
     bad_network.refuse = False
-    await eventually(lambda: bad_network.connections == 2)
+    await eventually(lambda: bad_network.connections == 4)
     await writer.save([TaskResult(f"t{n}", SUCCESS, n) for n in range(1, 20, 2)])
     async with asyncio.timeout(10):
         assert await asyncio.gather(*waiting) == list(range(20))
@@ -399,7 +400,7 @@ async def test_a_consumer_that_waits_for_writes_can_be_closed(connect: Open, tmp
 async def test_waiters_of_results_outlive_a_server_that_takes_no_writes(
     connect: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Turn, allow: Turn
 ) -> None:
-    monkeypatch.setattr("taskq.broker_adapters.redis.store.HEARTBEAT", 0.05)
+    monkeypatch.setattr("taskq.broker_adapters.redis.watches.HEARTBEAT", 0.05)
     with redis_server(tmp_path) as server:
         reader, writer = await connect(server.url, store=True), await connect(server.url, store=True)
 
@@ -551,6 +552,76 @@ async def test_forgotten_scripts_are_loaded_again(connect: Open, server: RedisSe
             await consumer.settle(ack=[delivery])
     assert [result.value for result in await store.load(["id-0", "id-1", "id-2"])] == [0, 1, 2]
     assert await broker.size("q") == 0
+
+
+# == values larger than what Redis lets a subscriber have (32 MB by default)
+
+HUGE = 40_000_000
+
+
+@pytest.mark.timeout(120)
+async def test_many_large_messages_that_wait_are_all_run(server: RedisServer) -> None:
+    async with TaskQ("large", broker=server.url, backend=server.url) as app:
+
+        @app.task(name="large.size")
+        async def size(text: str) -> int:
+            return len(text)
+
+        results = [await size.delay("x" * 150_000) for _ in range(300)]
+        async with running(app):
+            assert [await result.get(60) for result in results] == [150_000] * 300
+
+
+@pytest.mark.timeout(60)
+async def test_a_huge_message_reaches_one_who_subscribes_too(connect: Open, server: RedisServer) -> None:
+    fanout = Queue("all", exchange_type="fanout")
+    broker = await connect(server.url, queue=lambda name: fanout if name == "all" else Queue(name))
+    heard = await broker.bus.listen(Inbox("events", Exchange("events")))
+    consumer = await broker.consume(["q", "all"], prefetch=10)
+    await broker.publish([Message({"task": "t", "id": "id-0"}, b"x" * HUGE, routing_key="q")])
+    [delivery] = await take(consumer, 1, within=30)
+    assert len(delivery.message.body) == HUGE
+    await broker.publish(messages(1, "all", start=1))
+    await broker.bus.announce(Exchange("events"), messages(1, "", start=2))
+    assert ids(await take(consumer, 1)) == [1]
+    assert [message.headers["id"] for message in await heard.receive()] == ["id-2"]
+
+
+async def test_one_claim_takes_a_few_megabytes(connect: Open, server: RedisServer) -> None:
+    broker = await connect(server.url)
+    sizes = [10, 20, 1_000_000, 30, 2_000_000, 40, *[150_000] * 100, 9_000_000, 50]
+    await broker.publish(
+        [
+            Message({"task": "t", "id": f"id-{n}"}, b"x" * size, routing_key="q")
+            for n, size in enumerate(sizes)
+        ]
+    )
+    consumer = await broker.consume(["q"], prefetch=1000)
+    claims: list[list[Delivery]] = []
+    while sum(map(len, claims)) < len(sizes):
+        claims.append(list(await consumer.receive(1000)))
+    assert [n for claim in claims for n in ids(claim)] == list(range(len(sizes)))
+    for claim in claims:
+        assert sum(len(delivery.message.body) for delivery in claim[:-1]) < 4 << 20
+    with server.client() as client:
+        assert client.hlen("unacked") == len(sizes)
+
+
+@pytest.mark.timeout(60)
+async def test_a_huge_result_arrives(connect: Open, server: RedisServer) -> None:
+    reader, writer = await connect(server.url, store=True), await connect(server.url, store=True)
+
+    async def last(task_id: str) -> Any:
+        return [state async for state in reader.watch(task_id)][-1].value
+
+    early = asyncio.create_task(last("huge"))
+    other = asyncio.create_task(last("small"))
+    await eventually(lambda: reader.watchers("huge") and reader.watchers("small"))
+    await writer.save([TaskResult("huge", SUCCESS, "x" * HUGE)])
+    assert len(await early) == HUGE
+    assert len(await last("huge")) == HUGE
+    await writer.save([TaskResult("small", SUCCESS, 7)])
+    assert await other == 7
 
 
 # == other ways in
