@@ -50,7 +50,7 @@ class ReplyList(Arrivals):
         self._layout = layout
         self._inbox = inbox
         self._keys = [key for key, _, _ in layout.lists([inbox.name])]
-        self._member = layout.separator.join((inbox.key, "", inbox.name))
+        self._member = layout.reply_binding(inbox.key, inbox.name)
         self._reader: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -107,6 +107,8 @@ class RedisBus:
         self._lists: list[ReplyList] = []
 
     async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
         if exchange.kind == "direct":
             commands = await self._replies(exchange, messages)
         else:
@@ -119,12 +121,19 @@ class RedisBus:
             session.checked(await future)
 
     async def _replies(self, exchange: Exchange, messages: Sequence[Message]) -> list[tuple[Any, ...]]:
-        """Only what somebody waits for: a list that nobody reads would stay (8.3)."""
-        members = await self._link.call("SMEMBERS", self._layout.bindings(exchange.name)[0])
+        """Only what somebody waits for: a list that nobody reads would stay (8.3).
+
+        Whatever else is bound to the exchange gets nothing: these lists expire.
+        """
+        table, _ = self._layout.bindings(exchange.name)
+        inboxes = [exchange.reply_inbox(message.routing_key) for message in messages]
+        keys = [message.routing_key for message in messages]
+        members = [self._layout.reply_binding(key, inbox) for key, inbox in zip(keys, inboxes, strict=True)]
         commands: list[tuple[Any, ...]] = []
-        for message in messages:
-            for queue in self._layout.matches(members, message.routing_key):
-                key = self._layout.key(queue, 0)
+        bound = await self._link.call("SMISMEMBER", table, *members)
+        for message, inbox, is_bound in zip(messages, inboxes, bound, strict=True):
+            if is_bound:
+                key = self._layout.key(inbox, 0)
                 commands.append(("LPUSH", key, self._envelope(message)))
                 commands.append(("PEXPIRE", key, int(_REPLIES_KEPT * 1000)))
         return commands

@@ -80,6 +80,10 @@ class Layout:
         pattern = topic_pattern(key) if queue.exchange_type == "topic" else ""
         return exchange, self.separator.join((key, pattern, queue.name))
 
+    def reply_binding(self, key: str, inbox: str) -> str:
+        """The member that binds the inbox of a key to a direct exchange."""
+        return self.separator.join((key, "", inbox))
+
     def matches(self, members: Iterable[bytes], routing_key: str) -> list[str]:
         """The queues among an exchange's bindings that a routing key reaches."""
         found = []

@@ -1,9 +1,10 @@
 """Remote control of workers: `app.control` (wire-format.md 8). Celery's names; every verb is awaited."""
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, Final, TypeAlias, TypedDict, Unpack
 
 from taskq.canvas.signature import new_id
 from taskq.clock import now
@@ -17,6 +18,9 @@ from taskq.wire.serializers import get_serializer
 
 #: What each worker answered: node name -> value.
 Reply: TypeAlias = dict[str, Any]
+
+#: A caller's key, ours or Celery's.
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 
 
 class ReplyOptions(TypedDict, total=False):
@@ -60,7 +64,14 @@ class Mailbox:
 
     def caller(self, key: str) -> Inbox:
         """The inbox of one caller's replies."""
-        return Inbox(f"{key}.reply.{self.name}.pidbox", self.replies, key, self.ttl, self.expires)
+        return Inbox(self.replies.reply_inbox(key), self.replies, key, self.ttl, self.expires)
+
+    def is_caller(self, exchange: str, key: str) -> bool:
+        """Whether a reply may go there: to our exchange for replies, and a key as callers make them up.
+
+        Whoever can send a command names the address: it could as well be that of a queue of tasks.
+        """
+        return exchange == self.replies.name and _UUID.fullmatch(key) is not None
 
 
 def mailbox_of(conf: Settings) -> Mailbox:

@@ -25,10 +25,14 @@ class Exchange:
     kind: Literal["fanout", "topic", "direct"] = "fanout"
     durable: bool = False
 
+    def reply_inbox(self, key: str) -> str:
+        """The name of the inbox of a key of a direct exchange, as kombu has it: replies go nowhere else."""
+        return f"{key}.{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """A listener's own queue, gone when it closes.
+    """A listener's own queue, gone when it closes. That of a direct exchange is called `Exchange.reply_inbox(key)`.
 
     `key` is the pattern of a topic exchange (`worker.#`: `*` is one word, `#` any text) or the key of a direct one.
     `ttl` is how long a message waits in it, `expires` how long it outlives a listener that vanished, in seconds.

@@ -19,7 +19,8 @@ def exchange(kind: Kind) -> Exchange:
 
 
 def inbox(where: Exchange, key: str = "") -> Inbox:
-    return Inbox(f"{where.name}.{uuid.uuid4().hex[:8]}", where, key, ttl=5, expires=10)
+    name = where.reply_inbox(key) if where.kind == "direct" else f"{where.name}.{uuid.uuid4().hex[:8]}"
+    return Inbox(name, where, key, ttl=5, expires=10)
 
 
 def message(where: Exchange, text: str, key: str = "") -> Message:

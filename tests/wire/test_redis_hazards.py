@@ -428,7 +428,7 @@ async def test_replies_come_again_after_a_server_took_no_writes(connect: Open, t
     exchange = Exchange("replies", "direct")
     with redis_server(tmp_path) as server:
         broker = await connect(server.url)
-        replies = await broker.bus.listen(Inbox("replies.1", exchange, "key", ttl=5, expires=10))
+        replies = await broker.bus.listen(Inbox("key.replies", exchange, "key", ttl=5, expires=10))
         without_replicas(server, tmp_path)
         with server.client() as client:
             await eventually(lambda: client.info("errorstats").get("errorstat_NOREPLICAS"))

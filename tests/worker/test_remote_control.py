@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from taskq import TaskQ, signals
 from taskq.errors import OperationalError, TaskRevokedError
 from taskq.remote.control import Mailbox
 from taskq.results.handles import ResultSet
+from taskq.seams.broker import Queue
 from taskq.seams.bus import Exchange, Inbox
 from taskq.wire.message import Message
 from taskq.worker import Worker
@@ -564,6 +566,38 @@ async def test_replies_that_are_not_ours_are_passed_over(site: Site) -> None:
     finally:
         (await site.caller.open_broker()).bus = bus
     assert found == [{"x@test": 1}, {NODE: {"ok": "pong"}}]
+
+
+async def test_no_reply_goes_into_a_queue_of_tasks(
+    on_all_brokers: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"taskq-test-{uuid.uuid4().hex[:12]}"
+    default = on_all_brokers.settings.get("task_default_queue", "celery")
+    queues = [Queue(default), Queue(name, exchange=f"{name}.x", routing_key="key"), Queue(f"{name}.plain")]
+    settings = {**on_all_brokers.settings, "task_queues": queues}
+    bad = [
+        ("", name),
+        (f"{name}.x", "key"),
+        (f"{name}.plain", f"{name}.plain"),
+        (Mailbox().replies.name, name),
+    ]
+    app = Place(on_all_brokers.broker, on_all_brokers.backend, settings).app()
+    async with app, running(app, hostname=NODE, queues=[default]):
+        broker = await app.open_broker()
+        for queue in queues[1:]:
+            await app.send_task("proj.later", queue=queue.name)
+        for exchange, key in bad:
+            reply_to = {"exchange": exchange, "routing_key": key}
+            body = {"method": "ping", "destination": [NODE], "ticket": "t", "reply_to": reply_to}
+            request = Message({"clock": 1, "expires": 0}, orjson.dumps(body), routing_key="")
+            await broker.bus.announce(Mailbox().requests, [request])
+        [reply] = await app.control.ping([NODE], timeout=10)
+        assert reply == {NODE: {"ok": "pong"}}
+        assert [await broker.size(queue.name) for queue in queues[1:]] == [1, 1]
+        assert [await broker.purge(queue.name) for queue in queues[1:]] == [1, 1]
+    warnings = [record.getMessage() for record in caplog.records if "no reply" in record.getMessage()]
+    assert len(warnings) == len(bad)
+    assert repr(name) in warnings[0]
 
 
 class DeafBus:

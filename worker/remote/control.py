@@ -7,7 +7,7 @@ from typing import Any
 
 from taskq.errors import DecodeError, EncodeError, OperationalError
 from taskq.remote.control import mailbox_of
-from taskq.seams.bus import Exchange, Listener
+from taskq.seams.bus import Listener
 from taskq.wire.control import ControlCommand, read_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.repr import saferepr
@@ -89,13 +89,15 @@ class RemoteControl:
             return {"error": repr(error)}
 
     async def _reply(self, command: ControlCommand, value: Any) -> None:
+        if not self._mailbox.is_caller(command.reply_exchange, command.reply_to):
+            name, address = command.method, (command.reply_exchange, command.reply_to)
+            text = "no reply to the control command %s: %s is no address of a caller"
+            logger.warning(text, saferepr(name, 60), saferepr(address, 120))
+            return
         panel = self._panel
         tick = panel.app.clock.forward()
         try:
             message = write_reply(command, panel.hostname, value, tick)
         except EncodeError as error:
             message = write_reply(command, panel.hostname, {"error": repr(error)}, tick)
-        exchange = self._mailbox.replies
-        if command.reply_exchange != exchange.name:
-            exchange = Exchange(command.reply_exchange, "direct")
-        await panel.broker.bus.announce(exchange, [message])
+        await panel.broker.bus.announce(self._mailbox.replies, [message])

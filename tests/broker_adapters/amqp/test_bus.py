@@ -90,6 +90,20 @@ async def test_redis_keeps_nothing_of_a_closed_inbox(server: RedisServer) -> Non
 
 
 @pytest.mark.redis
+async def test_redis_replies_go_to_inboxes_alone(server: RedisServer) -> None:
+    """Whatever was bound to their exchange: what gets one expires."""
+    client, key = server.client(), "9c52cd9e-4ab3-4a0c-8a8d-0f7a4d2b7b0a"
+    replies = Mailbox().replies
+    client.rpush("celery", b"a task")
+    client.sadd(f"_kombu.binding.{replies.name}", f"{key}\x06\x16\x06\x16celery", "x\x06\x16.*\x06\x16celery")
+    async with opened(server.url) as broker:
+        listener = await broker.bus.listen(Mailbox().caller(key))
+        await hears(broker, replies, key, listener)
+    assert (client.llen("celery"), client.ttl("celery")) == (1, -1)
+    client.close()
+
+
+@pytest.mark.redis
 async def test_what_cannot_be_read_is_dropped(server: RedisServer) -> None:
     client = server.client()
     async with opened(server.url) as broker:
