@@ -63,6 +63,7 @@ MAY_REACH: Final = (
     ("taskq.run.*", LIBRARY),
     *((module, LIBRARY) for module in LIBRARY if module.count(".") == 1),
     ("taskq.worker*", (*LIBRARY, "taskq.worker*")),
+    ("taskq.schedules.*", (*LIBRARY, "taskq.schedules.*")),
     ("taskq.testing", (*LIBRARY, "taskq.worker*")),
     ("taskq.cli*", (*LIBRARY, "taskq.worker*", "taskq.cli*")),
 )
@@ -100,6 +101,8 @@ HOMES: Final[Mapping[str, Sequence[str]]] = {
     "opentelemetry": ("taskq.tracing",),
     "prometheus_client": ("taskq.worker.health.exposition",),
     "uvloop": ("taskq.cli*", "taskq.worker*"),
+    "cronsim": ("taskq.schedules.cronlines",),
+    "ephem": ("taskq.schedules.sun",),
     "celery": (),
     "kombu": (),
 }
@@ -111,6 +114,18 @@ PURE: Final = (
     *("taskq.run.followups", "taskq.run.chords", "taskq.run.outcome"),
     *("taskq.config.coerce", "taskq.config.celery_names", "taskq.config.layers", "taskq.config.routing"),
     "taskq.worker.intake.timers",
+    *(
+        "taskq.schedules.policy",
+        "taskq.schedules.walltime",
+        "taskq.schedules.base",
+        "taskq.schedules.crontabs",
+    ),
+    *(
+        "taskq.schedules.cronlines",
+        "taskq.schedules.intervals",
+        "taskq.schedules.sun",
+        "taskq.schedules.convert",
+    ),
 )
 IMPURE: Final = frozenset(
     (
@@ -144,6 +159,8 @@ SMALL: Final = (
     ("taskq.logs", "a leaf that users import"),
     ("taskq.near", "a leaf"),
     ("taskq.registry", "what is one to a process: below all that asks for it"),
+    ("taskq.schedules.cronlines", "alone in importing cronsim"),
+    ("taskq.schedules.intervals", "a kind of schedule a file"),
     ("taskq.states", "a leaf that users import"),
     ("taskq.version", "a leaf, read by the build"),
     ("taskq.wire.arguments", "a value of the app seam: below tasks"),
@@ -168,7 +185,17 @@ FACES: Final = (
     "taskq.__main__",
     *(
         f"taskq.{name}"
-        for name in ("canvas", "config", "remote", "results", "run", "seams", "wire", "broker_adapters")
+        for name in (
+            "canvas",
+            "config",
+            "remote",
+            "results",
+            "run",
+            "seams",
+            "wire",
+            "broker_adapters",
+            "schedules",
+        )
     ),
 )
 
@@ -179,6 +206,7 @@ IMPORTS_INSIDE: Final = (
     ("taskq.wire.compression", "brotli", "an optional extra"),
     ("taskq.wire.compression", "zstandard", "an optional extra"),
     ("taskq.app", "taskq.wire.auth*", "needs an optional extra"),
+    ("taskq.schedules.sun", "ephem", "an optional extra"),
     ("taskq.worker.health.http", "taskq.worker.health.exposition*", "needs an optional extra"),
 )
 
@@ -186,6 +214,7 @@ IMPORTS_INSIDE: Final = (
 IMPORTS_BY_NAME: Final = (
     "taskq",
     "taskq.worker",
+    "taskq.schedules",
     "taskq.seams.broker",
     "taskq.config.finder",
     "taskq.config.loading",
