@@ -208,7 +208,7 @@ class TaskQ:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
-            connection = self._connections[loop] = Connection(self.broker_config(), self.store_config())
+            connection = self._connections[loop] = self.connection()
         return connection
 
     async def open_broker(self) -> Broker:
@@ -221,7 +221,7 @@ class TaskQ:
 
     def connection(self, url: str | None = None) -> Connection:
         """Connections of your own, to another broker if `url` says so: `async with app.connection() as c:`."""
-        return Connection(self.broker_config(url), self.store_config())
+        return Connection(self.broker_config(url), self.store_config(), self.conf.ledger_url)
 
     async def close(self) -> None:
         """Close the connections of the running loop; the next use opens them again."""

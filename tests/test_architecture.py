@@ -115,7 +115,6 @@ PURE: Final = (
     *("taskq.config.coerce", "taskq.config.celery_names", "taskq.config.layers", "taskq.config.routing"),
     "taskq.worker.intake.timers",
     *(
-        "taskq.schedules.policy",
         "taskq.schedules.walltime",
         "taskq.schedules.base",
         "taskq.schedules.crontabs",

@@ -39,6 +39,9 @@ class Settings(Layered):
     broker_use_ssl: bool | dict[str, Any] = False
     """TLS: true for the system's authorities, or options (`ca_certs`, `certfile`, `keyfile`, `cert_reqs`)."""
 
+    ledger_url: Url | None = None
+    """Where what periodic tasks must agree on is kept: `sqlite:///path`, `memory://name` or `redis://`. None: where the broker is or, with RabbitMQ, where results are."""
+
     # --- Results ---
 
     result_backend: Url | None = None

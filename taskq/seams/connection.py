@@ -1,10 +1,11 @@
-"""One connection to the broker and one to the result store, for one event loop."""
+"""One connection to the broker, one to the result store and, where it is used, one to the ledger, for one event loop."""
 
 import asyncio
 from types import TracebackType
 from typing import Self
 
 from taskq.seams.broker import Broker, BrokerConfig, open_broker
+from taskq.seams.ledger import Ledger, find_ledger, open_ledger
 from taskq.seams.publisher import Publisher
 from taskq.seams.store import ResultStore, StoreConfig, open_store
 
@@ -15,8 +16,11 @@ class Connection:
     A connection carries any number of concurrent calls, so there is nothing to gain from a pool of many.
     """
 
-    def __init__(self, broker: BrokerConfig, store: StoreConfig) -> None:
+    def __init__(self, broker: BrokerConfig, store: StoreConfig, ledger_url: str | None = None) -> None:
         self.broker_config = broker
+        self._store_config = store
+        self._ledger_url = ledger_url
+        self._ledger: Ledger | None = None
         self.broker: Broker = open_broker(broker)
         self.store: ResultStore = open_store(store)
         self.publisher = Publisher(self.open_broker, broker.url)
@@ -42,8 +46,23 @@ class Connection:
                     self._store_open = True
         return self.store
 
+    async def open_ledger(self, feature: str) -> Ledger:
+        """The ledger, connected, for what is named so in an error.
+
+        Raises:
+            ConfigError: there is no place for one.
+            OperationalError: it could not be reached.
+        """
+        async with self._lock:
+            if self._ledger is None:
+                config = find_ledger(self._ledger_url, self.broker_config, self._store_config, feature)
+                ledger = open_ledger(config)
+                await ledger.open()
+                self._ledger = ledger
+        return self._ledger
+
     async def open(self) -> Self:
-        """Connect both. Raises OperationalError or StoreError."""
+        """Connect broker and result store. Raises OperationalError or StoreError."""
         await self.open_broker()
         await self.open_store()
         return self
@@ -57,6 +76,9 @@ class Connection:
             if self._store_open:
                 self._store_open = False
                 await self.store.close()
+            if self._ledger is not None:
+                ledger, self._ledger = self._ledger, None
+                await ledger.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

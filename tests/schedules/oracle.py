@@ -42,17 +42,28 @@ def offsets(zone: str, minutes: int) -> list[int]:
     return found
 
 
+@cache
+def walls(zone: str, minutes: int, *, every_hour: bool) -> tuple[list[int], dict[int, range]]:
+    """For each minute of UTC the wall time it brings, as a position in `wall_times`; and those of gaps, at their ends.
+
+    To an entry with fixed hours, a wall time that came before is none: it is told as the first, which fits nothing.
+    """
+    brought, gaps, latest = [0], {}, MARGIN + offsets(zone, minutes)[0]
+    for at, ahead in enumerate(offsets(zone, minutes)[1:], 1):
+        wall = MARGIN + at + ahead
+        brought.append(wall if every_hour or wall > latest else 0)
+        if not every_hour and wall > latest + 1:
+            gaps[at] = range(latest + 1, wall + 1)
+        latest = max(latest, wall)
+    return brought, gaps
+
+
 def instants(fits: Fits, zone: str, until: datetime, *, every_hour: bool) -> list[datetime]:
     """All instants after FIRST and before another one at which it fires."""
     minutes = (until - FIRST) // MINUTE
-    fitting, ahead = wall_times(fits, minutes), offsets(zone, minutes)
-    fired = bytearray(minutes)
-    latest = MARGIN + ahead[0]  # the latest wall time that has come, as a position in `fitting`
-    for at in range(1, minutes):
-        wall = MARGIN + at + ahead[at]
-        if every_hour:
-            fired[at] = fitting[wall]
-        elif wall > latest:  # what a gap has swallowed comes at its end, together
-            fired[at] = any(fitting[latest + 1 : wall + 1]) if wall > latest + 1 else fitting[wall]
-            latest = wall
+    fitting = b"\0" + wall_times(fits, minutes)[1:]
+    brought, gaps = walls(zone, minutes, every_hour=every_hour)
+    fired = bytearray(map(fitting.__getitem__, brought))
+    for end, swallowed in gaps.items():  # they come at its end, together
+        fired[end] = any(fitting[wall] for wall in swallowed)
     return [FIRST + at * MINUTE for at in compress(range(minutes), fired)]

@@ -57,7 +57,11 @@ Case = tuple[Schedule, Fits, bool]
 #: (the entry, does it fire at this wall time, has it every hour)
 CASES: dict[str, Case] = {
     "hourly": (crontab(0), lambda w: w.minute == 0, True),
-    "quarters": (cron("*/15 * * * *"), lambda w: w.minute % 15 == 0, True),
+    "quarters on sundays": (
+        cron("*/15 * * * SUN"),
+        lambda w: w.minute % 15 == 0 and w.isoweekday() == 7,
+        True,
+    ),
     "hourly on sundays": (crontab(45, "*", "sun"), lambda w: w.minute == 45 and w.isoweekday() == 7, True),
     "midnight": (crontab(0, 0), lambda w: (w.hour, w.minute) == (0, 0), False),
     "half past two": (cron("30 2 * * *"), lambda w: (w.hour, w.minute) == (2, 30), False),
