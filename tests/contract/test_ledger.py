@@ -333,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.version = 0
         self.marks: dict[str, tuple[str, float]] = {}
         self.slots: dict[tuple[str, str], tuple[str, float]] = {}
-        self.next = 0.0
+        self.next = 0.0  # the next start at the pace
 
     def run(self, call: Callable[[], Awaitable[T]]) -> T:
         async def bounded() -> T:
@@ -348,6 +348,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.time += seconds
         self.marks = {name: mark for name, mark in self.marks.items() if mark[1] > self.time}
         self.slots = {key: slot for key, slot in self.slots.items() if slot[1] > self.time}
+
+    def teardown(self) -> None:
+        for ledger in self.ledgers:
+            self.run(ledger.close)
+        self.run(self.stack.aclose)
+        self.runner.close()
+        self.folder.cleanup()
+
+
+class DocumentsMachine(LedgerMachine):
+    """Documents and marks."""
 
     @rule(
         who=st.integers(0, 1),
@@ -389,6 +400,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(lambda: self.ledgers[who].unmark([Mark(name, holder, 1)]))
         if self.marks.get(name, ("", 0))[0] == holder:
             del self.marks[name]
+
+
+class PermitsMachine(LedgerMachine):
+    """Slots and paces."""
 
     @rule(
         who=st.integers(0, 1),
@@ -439,20 +454,16 @@ class LedgerMachine(RuleBasedStateMachine):
             if by == holder:
                 self.slots[key] = holder, self.time + lease
 
-    def teardown(self) -> None:
-        for ledger in self.ledgers:
-            self.run(ledger.close)
-        self.run(self.stack.aclose)
-        self.runner.close()
-        self.folder.cleanup()
-
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("base", [DocumentsMachine, PermitsMachine])
 @pytest.mark.parametrize(
-    ("kind", "examples"), [("memory", 60), ("sqlite", 30), pytest.param("redis", 20, marks=pytest.mark.redis)]
+    ("kind", "examples"), [("memory", 60), ("sqlite", 30), pytest.param("redis", 15, marks=pytest.mark.redis)]
 )
-def test_any_interleaving_does_what_the_model_does(kind: str, examples: int, redis_url: str) -> None:
-    machine = type(f"{kind.title()}Machine", (LedgerMachine,), {"kind": kind, "redis_url": redis_url})
+def test_any_interleaving_does_what_the_model_does(
+    kind: str, examples: int, base: type[LedgerMachine], redis_url: str
+) -> None:
+    machine = type(f"{kind}{base.__name__}", (base,), {"kind": kind, "redis_url": redis_url})
     run_state_machine_as_test(
         machine,
         settings=settings(
