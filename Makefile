@@ -46,8 +46,8 @@ format: $(DEV) ## format the code and apply the safe fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-coverage: $(DEV) ## the whole test suite, with the branches it reached
-	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+coverage: $(DEV) ## the whole test suite, the long tests too, with the branches it and the commands it starts reached: one figure
+	@$(BIN)/python scripts/servers.py $(BIN)/python -m pytest --cov --cov-report=term $(SPREAD) $(ARGS)
 
 bench: $(DEV) $(PEERS)/.stamp ## taskq beside its peers on private servers; BROKER=sqlite|memory|redis|amqp for one
 	@$(BIN)/python -m benchmarks $(ARGS) $(if $(BROKER),--broker $(BROKER))

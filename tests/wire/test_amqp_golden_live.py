@@ -26,6 +26,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """While the warnings of that are still ignored: in the tests of other modules they are errors."""
+    yield
+    gc.collect()
+
+
 class Case(NamedTuple):
     """A call, as both libraries write it; what is run because of it, and what it returns (None: nobody asks)."""
 
