@@ -175,7 +175,10 @@ SMALL: Final = (
 #: (folders of more than FOLDER_FILES, why)
 LARGE_FOLDERS: Final = (
     ("taskq.broker_adapters.amqp", "to be judged by those who rebuild the adapters"),
-    ("taskq.broker_adapters.redis", "a session, a broker, a store and a ledger, each spread over small files"),
+    (
+        "taskq.broker_adapters.redis",
+        "a session, a broker, a store and a ledger, each spread over small files",
+    ),
 )
 
 #: (modules whose constructors take more than CONSTRUCTOR_PARAMETERS, why)

@@ -4,10 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery.result import AsyncResult
 
 from tests.rabbit import rabbit_vhost
 from tests.servers import redis_server
 from tests.wire.fleet import CELERY, TASKS, CeleryCommand, running_celery, running_flower, shared_backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def silent_results() -> Iterator[None]:
+    """Celery's results unsubscribe when they are collected: twenty tries of a second in whatever test that is, where
+    their server is gone by then, as those of tests are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(AsyncResult, "__del__")
+        yield
 
 
 @pytest.fixture

@@ -249,7 +249,6 @@ async def client(celery_worker: Peer) -> AsyncIterator[taskq.TaskQ]:
 def celery_client(taskq_worker: Peer) -> Iterator[celery.Celery]:
     app = celery_app(taskq_worker.broker, taskq_worker.backend)
     yield app
-    gc.collect()  # results that are dropped later would ask a Redis that is gone
     app.backend.result_consumer.stop()
     app.backend.client.connection_pool.disconnect()
     app.close()

@@ -1,7 +1,6 @@
 """Redis shared with the real Celery, both ways, also when one side is killed (wire-format.md 2, 4, 13.8)."""
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -87,7 +86,6 @@ def celery(server: RedisServer) -> Iterator[Celery]:
     app = Celery("client", broker=server.url, backend=server.url)
     app.conf.update(broker_transport_options=OPTIONS, task_queues=None)
     yield app
-    gc.collect()  # results in cycles ask the server when they go, and it will not be there for long
     app.backend.result_consumer.stop()
     app.backend.client.close()
     app.close()
