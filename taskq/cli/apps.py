@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,8 @@ from taskq.config.loading import import_modules
 T = TypeVar("T")
 
 
-def named_app(state: CliState) -> FoundApp:
-    """The app that is named, or plainly meant, with all its tasks.
+def named_app(state: CliState, include: Sequence[str] = ()) -> FoundApp:
+    """The app that is named, or plainly meant, with all its tasks; those of the modules `include`, too.
 
     Raises:
         ConfigError: there is none, or one of its modules is not there.
@@ -24,6 +24,7 @@ def named_app(state: CliState) -> FoundApp:
     _change_folder(state)
     found = find_app(state.app)
     _prepare(found.app, state)
+    import_modules(include)
     return found
 
 

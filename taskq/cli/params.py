@@ -1,12 +1,16 @@
-"""What people type: durations, times, JSON or bare words, key=value. Each is the `type` of an option."""
+"""What people type: durations, times, JSON or bare words, key=value, node names. Most are the `type` of an option."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from taskq.config.coerce import parse_duration
+
+#: What a node is called that nobody named.
+DEFAULT_NAME = "celery"
 
 
 def duration(text: str) -> float:
@@ -86,3 +90,35 @@ def _json(text: str, kind: type, called: str) -> Any:
 def _refuse(word: str) -> None:
     """NaN and Infinity are words: JSON does not have them."""
     raise ValueError(f"there is no {word} in JSON")
+
+
+# --- names of worker nodes (wire-format.md 9) ---------------------------------------------------------------
+
+
+def node_name(given: str | None, host: str, number: int | None = None) -> str:
+    """`name@host` from what `-n` says: text without `@` is the host part, as in Celery.
+
+    `%h` is the whole host name, `%n` its first part, `%d` the rest, `%i` the number of the process among several,
+    `%%` a percent sign. Without `%i` the number ends the name: each process is a node of its own.
+    """
+    name, at, node_host = (given or "").rpartition("@")
+    own = (name if at else "") or DEFAULT_NAME
+    first, _, domain = host.partition(".")
+    if number is not None and "%i" not in f"{own}{node_host}":
+        own = f"{own}-{number}"
+    return _expanded(f"{own}@{node_host or host}", h=host, n=first, d=domain, i=str(number or 0))
+
+
+def expand_node(text: str, node: str, number: int | None) -> str:
+    """The same for names of files, by Celery's letters.
+
+    `%p` is the node name, `%n` its part before the `@`, `%h` the host, `%d` its domain, `%i` the number of the process
+    among several (0: it is the only one, or the one above them).
+    """
+    name, _, host = node.partition("@")
+    return _expanded(text, p=node, n=name, h=host, d=host.partition(".")[2], i=str(number or 0))
+
+
+def _expanded(text: str, **parts: str) -> str:
+    parts["%"] = "%"
+    return re.sub(f"%([{''.join(parts)}])", lambda match: parts[match[1]], text)

@@ -4,36 +4,33 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import socket
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 import uvloop
 
 from taskq import signals
-from taskq.app import TaskQ
 from taskq.cli.apps import named_app
 from taskq.cli.banner import Banner
-from taskq.cli.nodes import node_name
-from taskq.cli.params import duration, names
-from taskq.cli.state import AppCommand, get_state
-from taskq.config.coerce import Range, parse
+from taskq.cli.params import expand_node, node_name
+from taskq.cli.state import AppCommand, CliState, Refusal, get_state
+from taskq.cli.worker_options import override, worker_options
 from taskq.config.finder import FoundApp
-from taskq.config.layers import Source
 from taskq.worker.process.logs import LogFormat, setup_logging, wants_colour
 from taskq.worker.process.process import WorkerProcess, begin_anew
-from taskq.worker.process.supervisor import Supervisor, available_processors
+from taskq.worker.process.supervisor import Seat, Supervisor
 from taskq.worker.worker import Worker
 
 #: New objects before the collector looks at them. Python's 700 is fewer than 20 tasks make: it would look, in vain,
 #: at what is still running. Measured: a tenth of the worker's CPU per task (docs/performance.md).
 YOUNG_OBJECTS = 10_000
-
-LEVELS = ("debug", "info", "warning", "error", "critical")
-
-#: In the environment of a process under a supervisor: 1, 2, ...
-PROCESS_NUMBER = "TASKQ_PROCESS_NUMBER"
 
 _SIGNALS = """
 \b
@@ -47,110 +44,24 @@ Signals:
 """
 
 
-#: Options that are settings of other names than `worker_<option>`.
-_SETTINGS = {"http": "http_bind", "heartbeat_file": "heartbeat_file"}
+@dataclass(frozen=True)
+class Launch:
+    """How a worker process is started, apart from what is in the settings."""
 
-
-def _processes(text: str) -> int:
-    if text == "auto":
-        return available_processors()
-    if not text.isdecimal() or not int(text):
-        raise click.BadParameter("a number from 1 on, or auto")
-    return int(text)
-
-
-def _concurrency(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdecimal() or not int(text):
-        raise click.BadParameter("a number from 1 on, or auto")
-    return int(text)
-
-
-def _autoscale(text: str) -> tuple[int, int]:
-    try:
-        found: tuple[int, int] = parse(Range, text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not MAX,MIN, as in 10,3") from None
-    return found
+    queues: Sequence[str] | None
+    excluded: Sequence[str]
+    node: str
+    number: int
+    level: int
+    log_format: LogFormat
+    logfile: str | None
+    quiet: bool
 
 
 @click.command(cls=AppCommand, epilog=_SIGNALS)
-@click.option(
-    "-Q",
-    "--queues",
-    type=names,
-    metavar="NAMES",
-    help="queues to take from, by comma; default: all of the app",
-)
-@click.option(
-    "-c",
-    "--concurrency",
-    type=_concurrency,
-    metavar="N|auto",
-    help="tasks that run at once (100); auto: as many as are needed and the event loop can carry",
-)
-@click.option(
-    "--autoscale",
-    type=_autoscale,
-    metavar="MAX,MIN",
-    help="instead: between MIN and MAX tasks at once, by load",
-)
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="of these, plain (not async) ones (16)")
-@click.option(
-    "-E",
-    "--task-events",
-    "send_task_events",
-    is_flag=True,
-    default=None,
-    help="send events of tasks, for monitors",
-)
-@click.option(
-    "-n", "--hostname", metavar="NAME", help="node name: name@%h; %h host, %n its first part, %d the rest"
-)
-@click.option(
-    "--grace", type=duration, metavar="TIME", help="time running tasks have when told to stop (25s)"
-)
-@click.option(
-    "-l",
-    "--loglevel",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="info",
-    show_default=True,
-    help="least level to log",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(("text", "json")),
-    default="text",
-    show_default=True,
-    help="lines for people or for machines",
-)
-@click.option(
-    "--processes",
-    type=_processes,
-    default="1",
-    metavar="N|auto",
-    help="worker processes, each with all of the above; auto: one per processor (1)",
-)
-@click.option(
-    "--http",
-    metavar="[HOST:]PORT",
-    help="answer probes and show metrics there: /live /ready /metrics /status",
-)
-@click.option(
-    "--heartbeat-file",
-    type=click.Path(dir_okay=False),
-    metavar="PATH",
-    help="touched every second while alive",
-)
+@worker_options
 def worker(
-    queues: list[str] | None,
-    hostname: str | None,
-    loglevel: str,
-    log_format: LogFormat,
-    processes: int,
-    **options: Any,
+    *, processes: int, seat: Seat | None, pidfile: str | None, pool: str | None, **options: Any
 ) -> int:
     """Run the tasks of an app until told to stop.
 
@@ -158,26 +69,82 @@ def worker(
     """
     if options["autoscale"] is not None and options["concurrency"] is not None:
         raise click.UsageError("--autoscale and --concurrency exclude each other")
-    if processes > 1:
-        setup_logging(logging.INFO, log_format, worker="supervisor", colour=wants_colour(sys.stderr))
-        return Supervisor(_child_command, processes).run()
     state = get_state()
-    found = named_app(state)
-    _override(found.app, options)
-    node = node_name(hostname, socket.gethostname(), os.environ.get(PROCESS_NUMBER))
+    launch = _launch(options, seat, quiet=state.quiet)
+    with ExitStack() as stack:
+        if pidfile is not None and seat is None:
+            stack.enter_context(_pid_in(Path(expand_node(pidfile, launch.node, None))))
+        if processes > 1 and seat is None:
+            return _supervise(processes, state, launch)
+        return _work(state, launch, seat, pool, options)
+
+
+def _launch(options: dict[str, Any], seat: Seat | None, *, quiet: bool) -> Launch:
+    """Takes what is no setting out of the options."""
+    number = None if seat is None else seat.number
+    node = node_name(options.pop("hostname"), socket.gethostname(), number)
+    logfile = options.pop("logfile")
+    return Launch(
+        queues=options.pop("queues"),
+        excluded=options.pop("exclude_queues") or (),
+        node=node,
+        number=number or 1,
+        level=getattr(logging, options.pop("loglevel").upper()),
+        log_format=options.pop("log_format"),
+        logfile=None if logfile is None else expand_node(logfile, node, number),
+        quiet=quiet,
+    )
+
+
+# --- several processes --------------------------------------------------------------------------------------
+
+
+def _supervise(processes: int, state: CliState, launch: Launch) -> int:
+    setup_logging(logging.INFO, launch.log_format, worker="supervisor", logfile=launch.logfile)
+    urls = {"TASKQ_BROKER_URL": state.broker, "TASKQ_RESULT_BACKEND": state.result_backend}
+    environ = {name: url for name, url in urls.items() if url is not None}
+    return Supervisor(_child_command, processes, environ).run()
+
+
+def _child_command(seat: Seat) -> list[str]:
+    """This very command line for one of the processes."""
+    return [sys.executable, "-m", "taskq", *_without_urls(sys.argv[1:]), "--seat", str(seat)]
+
+
+#: An option with an URL, with or without its value behind it; short flags may stand before a short one.
+_WITH_URL = re.compile(r"(--broker|--result-backend)(=.*)?|(-[qE]*)b(.*)", re.DOTALL)
+
+
+def _without_urls(arguments: Sequence[str]) -> Iterator[str]:
+    """Anybody on the machine can read a command line: URLs with passwords go by the environment."""
+    rest = iter(arguments)
+    for argument in rest:
+        found = _WITH_URL.fullmatch(argument)
+        if found is None:
+            yield argument
+            continue
+        if flags := (found[3] or "-")[1:]:
+            yield f"-{flags}"
+        if not (found[2] or found[4]):
+            next(rest, None)  # the URL
+
+
+# --- one process --------------------------------------------------------------------------------------------
+
+
+def _work(
+    state: CliState, launch: Launch, seat: Seat | None, pool: str | None, options: dict[str, Any]
+) -> int:
+    if seat is not None:
+        seat.take()
+    found = named_app(state, include=options.pop("include") or ())
+    override(found.app, options, pool)
     _spare_the_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        work = _work(found, queues, node, getattr(logging, loglevel.upper()), log_format, quiet=state.quiet)
-        code, restart = runner.run(work)
+        code, restart = runner.run(_run(found, launch))
     if restart:
         begin_anew(state.folder)
     return code
-
-
-def _child_command(number: int) -> list[str]:
-    """This very command line with a number; the last `--processes` counts."""
-    os.environ[PROCESS_NUMBER] = str(number)
-    return [sys.executable, "-m", "taskq", *sys.argv[1:], "--processes", "1"]
 
 
 def _spare_the_collector() -> None:
@@ -187,35 +154,64 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-def _override(app: TaskQ, options: dict[str, Any]) -> None:
-    """Options that are settings become settings, so that the whole program sees them."""
-    for option, value in options.items():
-        if value is not None:
-            app.conf.set_from(
-                {_SETTINGS.get(option, f"worker_{option}"): value},
-                Source.COMMAND_LINE,
-                f"option --{option.replace('_', '-')}",
-            )
-    if options["concurrency"] is not None:  # it wins over a range from elsewhere
-        app.conf.set_from({"worker_autoscale": None}, Source.COMMAND_LINE, "option --concurrency")
-
-
-async def _work(
-    found: FoundApp, queues: list[str] | None, node: str, level: int, log_format: LogFormat, *, quiet: bool
-) -> tuple[int, bool]:
-    colour = wants_colour(sys.stderr)
+async def _run(found: FoundApp, launch: Launch) -> tuple[int, bool]:
+    colour = launch.logfile is None and wants_colour(sys.stderr)
     if signals.setup_logging.receivers:
-        await signals.setup_logging.send(
-            None, loglevel=level, logfile=None, format=log_format, colorize=colour
-        )
+        told = {"loglevel": launch.level, "logfile": launch.logfile, "format": launch.log_format}
+        await signals.setup_logging.send(None, **told, colorize=colour)
     else:
-        setup_logging(level, log_format, worker=node, colour=colour)
-    number = int(os.environ.get(PROCESS_NUMBER, "1"))
-    banner = Banner(node, sys.stderr, log_format, colour)
+        setup_logging(
+            launch.level, launch.log_format, worker=launch.node, logfile=launch.logfile, colour=colour
+        )
+    banner = Banner(launch.node, sys.stderr, launch.log_format, colour)
     process = WorkerProcess(
-        Worker(found.app, queues=queues, hostname=node, on_ready=banner.ready, number=number)
+        Worker(
+            found.app,
+            queues=_queues(found, launch),
+            hostname=launch.node,
+            on_ready=banner.ready,
+            number=launch.number,
+        )
     )
-    if not quiet:
+    if not launch.quiet:
         banner.show(process.worker, found)
     code = await process.run()
     return code, process.restart
+
+
+def _queues(found: FoundApp, launch: Launch) -> list[str]:
+    names = [name for name in launch.queues or found.app.router.queues if name not in launch.excluded]
+    if not names:
+        raise click.UsageError("no queue is left: see -Q and -X")
+    return names
+
+
+@contextmanager
+def _pid_in(path: Path) -> Iterator[None]:
+    """Our process id is in that file meanwhile. Refuses where that of a living process is."""
+    other = _pid_of(path)
+    if other is not None and other != os.getpid() and _lives(other):  # ours: the process began anew
+        raise Refusal(f"{path} says that process {other} is this worker, and it lives: stop it first")
+    path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    try:
+        yield
+    finally:
+        if _pid_of(path) == os.getpid():
+            path.unlink()
+
+
+def _pid_of(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -156,6 +156,8 @@ class Settings(Layered):
     """The most and the fewest tasks that run at once, `MAX,MIN`: the number follows the load between them; `worker_concurrency` does not count then."""
     worker_threads: Count = 16
     """How many plain (not async) tasks run at once, each in a thread."""
+    worker_run_in: Literal["thread", "process"] = "thread"
+    """Where plain tasks run that do not say themselves (`run_in`); those that another process cannot find run in threads."""
     worker_pool_processes: Count | None = None
     """How many plain tasks run at once in processes of their own (`run_in="process"`, or with a hard time limit); None: one for each processor."""
     worker_max_tasks_per_child: Count | None = None

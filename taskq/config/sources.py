@@ -12,7 +12,7 @@ from taskq.near import near_match
 #: Celery's own variables serve where ours are not set: a container is switched by changing its command alone.
 _FALLBACKS = {"CELERY_BROKER_URL": "broker_url", "CELERY_RESULT_BACKEND": "result_backend"}
 #: TASKQ_* variables that are no settings.
-_NOT_SETTINGS = frozenset(("TASKQ_APP", "TASKQ_CONFIG_MODULE", "TASKQ_PROCESS_NUMBER"))
+_NOT_SETTINGS = frozenset(("TASKQ_APP", "TASKQ_CONFIG_MODULE"))
 
 
 def read_pyproject(folder: Path) -> tuple[Path | None, dict[str, Any]]:

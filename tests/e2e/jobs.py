@@ -1,7 +1,9 @@
 """Tasks that write down when they begin and end, for tests that kill their worker."""
 
 import asyncio
+import ctypes
 import os
+import subprocess
 import time
 from typing import Any
 
@@ -53,3 +55,25 @@ async def stuck(number: int) -> None:
 @app.task
 async def poison() -> None:
     os._exit(3)
+
+
+@app.task(time_limit=1.0)
+async def holds_the_interpreter(number: int) -> None:
+    """No thread of the process runs meanwhile."""
+    note("start", number)
+    ctypes.PyDLL(None).sleep(120)
+
+
+@app.task
+async def holds_it_without_a_limit(number: int, seconds: int) -> None:
+    note("start", number)
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+@app.task(run_in="process")
+def in_a_process(number: int) -> None:
+    """Such a process writes down its id, starts another, and holds its interpreter."""
+    child = subprocess.Popen(["sleep", "120"])
+    note("start", os.getpid())
+    note("start", child.pid)
+    ctypes.PyDLL(None).sleep(120)

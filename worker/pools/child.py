@@ -38,6 +38,7 @@ from taskq.worker.pools.child_protocol import (
     pack_value,
     survives,
 )
+from taskq.worker.process.lifeline import tie_to
 
 logger = logging.getLogger("taskq.worker")
 
@@ -47,8 +48,9 @@ _STANDARD = logging.makeLogRecord({}).__dict__.keys()
 _NOT_FOR_US = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def serve(descriptor: int) -> None:
-    """Run calls that come over a socket until it is closed."""
+def serve(descriptor: int, lifeline: int) -> None:
+    """Run calls that come over a socket until it is closed, or the worker is gone."""
+    tie_to(lifeline)
     for number in _NOT_FOR_US:
         signal.signal(number, _ignore)  # not SIG_IGN, which programs started by a task would inherit
     Child(socket.socket(fileno=descriptor)).run()

@@ -33,6 +33,7 @@ from taskq.worker.pools.child_protocol import (
     framed,
     unpack_error,
 )
+from taskq.worker.process.lifeline import Lifeline
 
 logger = logging.getLogger("taskq.worker")
 
@@ -199,15 +200,19 @@ class ChildProcess:
         self._run: ProcessRun | None = None
         self._writer: asyncio.StreamWriter | None = None
         ours, theirs = socket.socketpair()
+        self._lifeline = lifeline = Lifeline()
         with theirs, ExitStack() as failing:
             failing.enter_context(ours)
+            failing.callback(lifeline.close)
+            given = (theirs.fileno(), lifeline.descriptor)
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, "-c", _boot(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", _boot(*given)],
+                pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # a group of its own: killed together with what its task has started
             )
             failing.pop_all()
+        lifeline.handed_over()
         self.reader = asyncio.create_task(self._read(ours, setup), name="taskq-child")
 
     def begin(self, request: Request, place: tuple[str, str]) -> ProcessRun:
@@ -255,6 +260,7 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what its task has left behind
         code = await asyncio.to_thread(self._process.wait)
+        self._lifeline.close()
         self._pool.gone(self)
         lost = ProcessLost(f"the process that ran it ended ({_described(code)})")
         if not self.ready.done():
@@ -311,8 +317,9 @@ def _settable(error: BaseException) -> Exception:
     return wrapped
 
 
-def _boot(descriptor: int) -> str:
-    return f"import sys; sys.path[:] = {sys.path!r}\nfrom taskq.worker.pools.child import serve; serve({descriptor})"
+def _boot(descriptor: int, lifeline: int) -> str:
+    serve = f"from taskq.worker.pools.child import serve; serve({descriptor}, {lifeline})"
+    return f"import sys; sys.path[:] = {sys.path!r}\n{serve}"
 
 
 def _described(code: int) -> str:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -32,6 +33,7 @@ def setup_logging(
     *,
     worker: str,
     stream: TextIO | None = None,
+    logfile: str | None = None,
     colour: bool | None = None,
 ) -> None:
     """Begin to log, unless the program has set up logging itself: handlers of the root logger are left alone.
@@ -43,14 +45,18 @@ def setup_logging(
         log_format: for people or machines.
         worker: the node name, a field of every record.
         stream: where to; default standard error.
+        logfile: the file to append to instead; opened again when it was moved away.
         colour: default only on a terminal, and as NO_COLOR and FORCE_COLOR say.
     """
     stream = stream or sys.stderr
     root = logging.getLogger()
     if not root.handlers:
-        handler = logging.StreamHandler(stream)
+        handler: logging.Handler = logging.StreamHandler(stream)
         terminal = stream.isatty()
         colour = wants_colour(stream) if colour is None else colour
+        if logfile is not None:
+            handler = WatchedFileHandler(logfile, encoding="utf-8", errors="backslashreplace")
+            terminal = colour = False
         handler.setFormatter(
             JsonFormatter() if log_format == "json" else TextFormatter(terminal=terminal, colour=colour)
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from taskq.errors import OperationalError, StoreError
 from taskq.worker.health.stacks import describe_stacks
+from taskq.worker.process.pulse import PULSE
 from taskq.worker.run.job import Job
 from taskq.worker.worker import Stop, Worker
 
@@ -51,7 +52,7 @@ class WorkerProcess:
         Raises:
             OperationalError, StoreError: broker or result store could not be reached, and the settings say to give up.
         """
-        with self._signals():
+        with self._signals(), PULSE.beating():
             await self._work()
         if self._interrupts > 1:
             return EXIT_INTERRUPTED

@@ -14,6 +14,7 @@ from taskq.wire.request import current
 from taskq.worker.effects.effects import Effects
 from taskq.worker.pools.processes import ProcessLost, ProcessPool
 from taskq.worker.pools.threads import ThreadPool
+from taskq.worker.process.pulse import PULSE
 from taskq.worker.run.drive import CoroutineRun
 from taskq.worker.run.job import Job, Place
 from taskq.worker.run.limits import Limits, Run
@@ -106,11 +107,12 @@ class Executor:
             coroutine = task.run(*request.args, **request.kwargs)
             if limits is None:
                 return await coroutine
-            return await limits.bound(CoroutineRun(coroutine, f"{request.name}[{request.id}]"))
-        run = job.outside = await self._begun(job)
-        if limits is None:
-            return await run.done
-        return await limits.bound(run)
+            with PULSE.limited(limits.hard):
+                return await limits.bound(CoroutineRun(coroutine, f"{request.name}[{request.id}]"))
+        ours = limits is not None and job.place is Place.THREAD
+        with PULSE.limited(limits.hard if limits is not None and ours else None):
+            run = job.outside = await self._begun(job)
+            return await run.done if limits is None else await limits.bound(run)
 
     async def _begun(self, job: Job) -> Run:
         request, task = job.request, job.task

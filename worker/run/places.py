@@ -13,13 +13,13 @@ from taskq.worker.run.limits import Limits
 def place_of(request: Request, task: Task[Any, Any, Any], conf: Settings) -> Place:
     """Coroutines on the loop; plain functions as `run_in` says.
 
-    Without `run_in` those with a hard time limit go to a process, which can be killed, if one can find them, and the
-    others to a thread.
+    Without `run_in` those with a hard time limit go to a process, which can be killed, if one can find them, and so do
+    all with `worker_run_in = "process"`; the others go to a thread.
     """
     if task.is_async:
         return Place.LOOP
     if task.run_in is not None:
         return Place(task.run_in)
     limits = Limits.of(request, task, conf)
-    hard = limits is not None and limits.hard is not None
-    return Place.PROCESS if hard and where_found(task) is not None else Place.THREAD
+    wanted = conf.worker_run_in == "process" or (limits is not None and limits.hard is not None)
+    return Place.PROCESS if wanted and where_found(task) is not None else Place.THREAD
