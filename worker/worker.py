@@ -236,7 +236,7 @@ class _Wiring:
         log = self._log(conf)
         self.consumer = consumer
         self.custody = Custody()
-        self.leases = Leases(consumer, self.custody, lease=conf.lease_seconds, clock=loop.time)
+        self.leases = Leases(consumer, self.custody, lease=conf.lease_seconds, clock=clock_of(loop))
         self.renewed = self.leases if broker.features.leases else None
         self.completer = Completer(
             broker,
@@ -280,6 +280,7 @@ class _Wiring:
             verdict,
             self.throttle,
             self.custody,
+            leases=self.leases,
             revocations=self.revocations,
             put=self.completer.put,
             capacity=slots.held,
@@ -306,6 +307,7 @@ class _Wiring:
             self.completer.put,
             concurrency=worker.concurrency,
             slots={Place.THREAD: worker.threads, Place.PROCESS: worker.pool_processes},
+            leases=self.leases,
         )
 
     def _vitals(self, worker: Worker) -> Vitals:

@@ -75,5 +75,34 @@ async def test_a_stopped_worker_does_not_answer_for_what_others_have(folder: Pat
                 assert result.result == "celery@two"
 
 
+async def test_what_waited_in_a_stopped_worker_does_not_begin_there(folder: Path, leased: Site) -> None:
+    """Of 20 that it held when it was stopped, the 4 that ran then are run twice, and the others once."""
+    log = Log(folder)
+    async with TaskQ("jobs", broker=leased.broker, backend=leased.backend) as app:
+        with running_taskq(*options("one"), folder=folder, env=leased.env) as one:
+            one.says("ready.")
+            results = [await app.send_task("jobs.job", (number, 0.5)) for number in range(20)]
+            await eventually(lambda: len(log.count("start")) == 4)
+            one.send(signal.SIGSTOP)
+            with running_taskq(*options("two"), folder=folder, env=leased.env) as two:
+                two.says("ready.")
+                await eventually(lambda: len(log.count("end")) == 20, within=60)
+                one.send(signal.SIGCONT)
+                await told(one, "were lost")
+                for result in results:
+                    await result.get(timeout=20)
+                more = [await app.send_task("jobs.job", (number,)) for number in range(100, 150)]
+                for result in more:
+                    await result.get(timeout=20)
+                assert [number for number, times in sorted(log.count("start").items()) if times > 1] == [
+                    0,
+                    1,
+                    2,
+                    3,
+                ]
+                one.send(signal.SIGTERM)
+                assert one.wait() == 0
+
+
 async def told(worker: Running, text: str) -> None:
     await eventually(lambda: text in worker.output)

@@ -140,6 +140,10 @@ class Completer:
         lost = await self._lost([outcome.delivery for outcome in ended])
         if lost:
             batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
+            # They are their new holders': this only tells the consumer that it has room for others.
+            await retry_until_done(
+                "let go of deliveries", lambda: self._consumer.settle(requeue=list(lost)), OperationalError
+            )
         await self._carry_out(batch)
         self._custody.release([outcome.delivery for outcome in ended])
         for entry in batch:

@@ -105,7 +105,7 @@ class Watchdog:
         return self._leases is not None and time.monotonic() - self._renewed >= self._leases.lease / 3
 
     async def _renew(self, broker: Broker, leases: Leases) -> None:
-        asked = self._loop.time()
+        asked = leases.clock()
         leases.renewed(asked, await broker.renew(leases.held()))
         self._renewed = time.monotonic()
 

@@ -13,6 +13,7 @@ from taskq.seams.retry import retry_until_done
 from taskq.wire.message import Delivery
 from taskq.worker.intake.admission import Admission
 from taskq.worker.intake.custody import Custody
+from taskq.worker.intake.leases import Leases
 from taskq.worker.intake.revocations import Revocations, keys_of
 from taskq.worker.intake.throttle import Throttle
 from taskq.worker.intake.timers import Timers
@@ -47,6 +48,7 @@ class Intake:
         throttle: Throttle,
         custody: Custody,
         *,
+        leases: Leases,
         revocations: Revocations,
         put: Callable[[Outcome], None],
         capacity: int,
@@ -63,6 +65,7 @@ class Intake:
         self._throttle = throttle
         self._revocations = revocations
         self._custody = custody
+        self._leases = leases
         self._put = put
         self.capacity = capacity
         self.max_bytes = max_bytes
@@ -83,11 +86,12 @@ class Intake:
             if room <= 0:
                 await self._custody.change()
                 continue
+            asked = self._leases.clock()
             deliveries = await self._consumer.receive(room, self.max_bytes - self._custody.bytes)
             if not deliveries:
                 return
             self.received = time.monotonic()
-            await self._admit(deliveries)
+            await self._admit(await self._leases.without_late(asked, deliveries))
 
     @property
     def held_bytes(self) -> int:

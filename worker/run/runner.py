@@ -13,6 +13,7 @@ from taskq.run.outcome import Outcome, Settle
 from taskq.seams.broker import Consumer
 from taskq.seams.retry import retry_until_done
 from taskq.wire.exceptions import encode_exception
+from taskq.worker.intake.leases import Leases
 from taskq.worker.run.executor import Executor
 from taskq.worker.run.job import Job, Place
 from taskq.worker.run.states import stored_state
@@ -36,6 +37,7 @@ class Runner:
         put: where outcomes go.
         concurrency: how many may run at the same time.
         slots: how many of them may be in threads and in processes; more wait aside until there is room.
+        leases: asked before anything begins, where they may have run out.
     """
 
     def __init__(
@@ -46,10 +48,13 @@ class Runner:
         *,
         concurrency: int,
         slots: Mapping[Place, int],
+        leases: Leases,
     ) -> None:
         self._executor = executor
         self._consumer = consumer
         self._put = put
+        self._leases = leases
+        self._asking: asyncio.Task[None] | None = None
         self._concurrency = concurrency
         self._free = dict(slots)
         self._loop = asyncio.get_running_loop()
@@ -92,7 +97,15 @@ class Runner:
     # --- starting -------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
+        if self._asking is not None:
+            return
+        if (self._ready or self._accused) and self._leases.stale:
+            self._asking = self._loop.create_task(self._ask())
+            return
         while len(self.running) < self._concurrency and (job := self._next()) is not None:
+            if job.request.lease_lost:  # another worker has it
+                self._let_go(job)
+                continue
             self.running.add(job)
             self.started[job.request.task] += 1
             if job.place is not Place.LOOP:
@@ -100,6 +113,18 @@ class Runner:
             job.started = self._clock()
             job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
+
+    async def _ask(self) -> None:
+        try:
+            await self._leases.check()
+        finally:
+            self._asking = None
+        self._fill()
+
+    def _let_go(self, job: Job) -> None:
+        if job is self._trial:
+            self._trial = None
+        self._put(Outcome(job.delivery, settle=Settle.DONE))
 
     def _next(self) -> Job | None:
         if self._accused and self._trial is None and self._has_room_for(self._accused[0]):
@@ -213,6 +238,8 @@ class Runner:
     def close(self) -> int:
         """Start no more: what was ready is given back at once. Tells how many run on."""
         self._closed = True
+        if self._asking is not None:
+            self._asking.cancel()
         for waiting in (*self._aside.values(), self._ready, self._accused):
             while waiting:
                 self._put(Outcome(waiting.popleft().delivery, settle=Settle.REQUEUE))

@@ -1,6 +1,8 @@
 """Leases that were lost: what became of the run is not told over its new holder."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,10 +29,14 @@ class Asked:
     def __init__(self) -> None:
         self.lost: list[Delivery] = []
         self.questions = 0
+        self.let_go: list[Delivery] = []
 
     async def renew(self, held: Any) -> list[Delivery]:
         self.questions += 1
         return [delivery for delivery in held if delivery in self.lost]
+
+    async def settle(self, *, requeue: Sequence[Delivery]) -> None:
+        self.let_go += requeue
 
 
 def delivery() -> Delivery:
@@ -53,6 +59,63 @@ async def test_the_broker_is_asked_only_after_a_long_silence() -> None:
     assert leases.age == 0.0
     assert await leases.lost([one, two]) == {two}
     assert await leases.lost([two]) == set()  # told once
+
+
+async def test_what_was_claimed_before_a_long_silence_is_asked_for() -> None:
+    """The claim was granted, then the worker stood still, then it read the answer."""
+    clock, consumer = Clock(), Asked()
+    leases = Leases(consumer, Custody(), lease=30.0, clock=clock)  # type: ignore[arg-type]  # its two verbs
+    early, late = delivery(), delivery()
+    consumer.lost = [late]
+    clock.now = 5.0
+    assert await leases.without_late(4.0, [early, late]) == [early, late]
+    clock.now = 40.0
+    leases.renewed(39.0, [])  # by the watchdog, which knows nothing of them yet
+    assert await leases.without_late(5.0, [early, late]) == [early]
+    assert consumer.let_go == [late]
+    assert await leases.without_late(39.0, [early]) == [early]
+    assert consumer.questions == 1
+
+
+async def test_a_machine_that_slept_is_seen_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that measures time stands still meanwhile on Linux."""
+    leases = Leases(Asked(), Custody(), lease=30.0, clock=Clock())  # type: ignore[arg-type]  # its one verb
+    assert not leases.stale
+    awake = time.time()
+    monkeypatch.setattr(time, "time", lambda: awake + 3600)
+    assert leases.stale
+    await leases.check()
+    assert not leases.stale
+
+
+async def test_nothing_begins_before_the_broker_was_asked(app: TaskQ) -> None:
+    """What is another's by now does not; the rest does."""
+    release = asyncio.Event()
+    runs: list[int] = []
+
+    @app.task
+    async def act(number: int) -> int:
+        runs.append(number)
+        await release.wait()
+        return number
+
+    async with running(app, concurrency=1) as worker:
+        results = [await act.delay(number) for number in range(3)]
+        assert worker._parts is not None
+        leases, custody, consumer = worker._parts.leases, worker._parts.custody, worker._parts.consumer
+        await eventually(lambda: len(custody) == 3)
+        asked = asyncio.Event()
+
+        async def renew(held: Sequence[Delivery]) -> Sequence[Delivery]:
+            asked.set()
+            return [job.delivery for job in custody.jobs() if job.request.args == [1]]
+
+        consumer.renew = renew  # type: ignore[method-assign]  # another worker has one of them
+        leases._renewed -= 3600
+        release.set()
+        await results[2].get(timeout=10)
+        assert asked.is_set()
+        assert runs == [0, 2]
 
 
 async def test_a_stale_end_is_not_stored(app: TaskQ) -> None:
