@@ -19,7 +19,7 @@ class Proxy:
         self.flow = asyncio.Event()
         self.flow.set()
         self.delay = 0.0
-        self.connections = 0
+        self.connections = self.refused = 0
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._accepted: set[asyncio.Task[None]] = set()
@@ -31,6 +31,7 @@ class Proxy:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
+            self.refused += 1
             writer.transport.abort()
             return
         if (task := asyncio.current_task()) is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -50,6 +50,8 @@ logger = logging.getLogger("taskq.worker")
 
 #: How long cancelled tasks may take to clean up, and the broker to take what goes back, in seconds.
 PATIENCE = 5.0
+#: All of it is over so many seconds after the grace period: platforms kill soon after it.
+LAST = 0.5
 
 
 class Stop(IntEnum):
@@ -105,9 +107,14 @@ class Worker:
         self._parts: _Wiring | None = None
 
     @property
-    def running(self) -> Collection[Job]:
+    def running(self) -> set[Job]:
         """The jobs that run now."""
-        return self._parts.runner.running if self._parts else ()
+        return self._parts.runner.running if self._parts else set()
+
+    @property
+    def held(self) -> int:
+        """How many messages are in its hands. From any thread."""
+        return len(self._parts.custody) if self._parts else 0
 
     def stop(self, how: Stop = Stop.WARM) -> None:
         """Stop as told; call it again with more to be harder. From the loop's thread (its signal handlers)."""
@@ -181,24 +188,26 @@ class Worker:
         parts.autoscaler.stop()
         await asyncio.wait([intake])
         parts.intake.close()
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.grace
+        end = asyncio.get_running_loop().time() + self.grace
         if parts.runner.close():
             await self._finish(parts.runner, end)
-        if not await self._flushed(parts.completer, end - loop.time(), completer):
+        if not await self._flushed(parts.completer, end, completer):
             self.clean = False
-            logger.error("outcomes could not be stored or settled: their tasks will be run again")
+            logger.error("outcomes not stored or settled: %d, their tasks are run again", self.held)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(_patience(end)):
                 await parts.consumer.close()
         except (OperationalError, TimeoutError) as error:
             self.clean = False
-            logger.warning("could not give deliveries back; their leases will run out: %s", error)
+            logger.warning(
+                "could not give deliveries back; their leases will run out: %s", str(error) or "no answer"
+            )
 
-    async def _flushed(self, completer: Completer, rest: float, running: "asyncio.Task[None]") -> bool:
+    async def _flushed(self, completer: Completer, end: float, running: "asyncio.Task[None]") -> bool:
         """Carry out what runs came to. Told to hurry, or with the grace period over, it still has some patience."""
+        rest = end - asyncio.get_running_loop().time()
         return await self._in_time(completer.drain(), rest, running) or await self._in_time(
-            completer.drain(), PATIENCE, running, cold=False
+            completer.drain(), _patience(end), running, cold=False
         )
 
     async def _finish(self, runner: Runner, end: float) -> None:
@@ -207,7 +216,7 @@ class Worker:
         if await self._in_time(runner.wait(), rest):
             return
         runner.cancel()
-        if not await self._in_time(runner.wait(), PATIENCE, cold=False):
+        if not await self._in_time(runner.wait(), _patience(end), cold=False):
             runner.give_up()
 
     async def _in_time(
@@ -225,6 +234,11 @@ class Worker:
         for task in (doing, told):
             task.cancel()
         return doing.done()
+
+
+def _patience(end: float) -> float:
+    """How long to wait for others: less when the grace period is over."""
+    return min(PATIENCE, max(end - asyncio.get_running_loop().time(), 0.0) + LAST)
 
 
 class _Wiring:

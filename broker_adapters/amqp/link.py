@@ -190,10 +190,11 @@ class AmqpLink:
         while True:
             await self._gone.wait()
             self._up.clear()
-            log.warning("connection to %s lost (%s), connecting again", self.shown, self._last_error)
+            lost = ConnectionLost(f"connection to {self.shown} lost ({self._last_error})")
+            log.warning("%s, connecting again", lost)
             await self._disconnect()
             await self._connect_again()
-            log.warning("connected to %s again", self.shown)
+            log.debug("connected to %s again", self.shown)
 
     async def _connect_again(self) -> None:
         wait = _FIRST_WAIT
@@ -204,7 +205,7 @@ class AmqpLink:
                 await self._connect()
             except DRIVER_ERRORS as error:
                 self._last_error = f"{type(error).__name__}: {error}"
-                log.info("cannot connect to %s: %s", self.shown, self._last_error)
+                log.info("%s", ConnectionLost(f"cannot connect to {self.shown}: {self._last_error}"))
             else:
                 return
 

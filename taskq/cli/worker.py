@@ -23,8 +23,9 @@ from taskq.cli.params import expand_node, node_name
 from taskq.cli.state import AppCommand, CliState, Refusal, get_state
 from taskq.cli.worker_options import override, worker_options
 from taskq.config.finder import FoundApp
+from taskq.worker.process.deadline import Deadline
 from taskq.worker.process.logs import LogFormat, setup_logging, wants_colour
-from taskq.worker.process.process import WorkerProcess, begin_anew
+from taskq.worker.process.process import EXIT_UNCLEAN, LAST, WorkerProcess, begin_anew
 from taskq.worker.process.supervisor import Seat, Supervisor
 from taskq.worker.worker import Worker
 
@@ -140,8 +141,9 @@ def _work(
     found = named_app(state, include=options.pop("include") or ())
     override(found.app, options, pool)
     _spare_the_collector()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code, restart = runner.run(_run(found, launch))
+    deadline = Deadline(found.app.conf.worker_grace + LAST, EXIT_UNCLEAN)
+    with deadline, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code, restart = runner.run(_run(found, launch, deadline))
     if restart:
         begin_anew(state.folder)
     return code
@@ -154,7 +156,7 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-async def _run(found: FoundApp, launch: Launch) -> tuple[int, bool]:
+async def _run(found: FoundApp, launch: Launch, deadline: Deadline) -> tuple[int, bool]:
     colour = launch.logfile is None and wants_colour(sys.stderr)
     if signals.setup_logging.receivers:
         told = {"loglevel": launch.level, "logfile": launch.logfile, "format": launch.log_format}
@@ -171,7 +173,8 @@ async def _run(found: FoundApp, launch: Launch) -> tuple[int, bool]:
             hostname=launch.node,
             on_ready=banner.ready,
             number=launch.number,
-        )
+        ),
+        deadline,
     )
     if not launch.quiet:
         banner.show(process.worker, found)

@@ -196,7 +196,7 @@ async def test_a_broker_that_is_gone_does_not_hold_up_the_end(
         assert await result == "done"
         worker.stop()
     assert not worker.clean
-    assert "will be run again" in caplog.text
+    assert "their tasks are run again" in caplog.text
     heal(frail)
     assert waiting(frail) == 1
 

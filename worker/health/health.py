@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskq.errors import OperationalError
+from taskq.errors import ConnectionLost, OperationalError
 from taskq.seams.broker import Broker
 from taskq.worker.health.metrics import Metrics
 from taskq.worker.health.notify import Notifier
@@ -203,7 +203,8 @@ class Health:
                 self.waiting = {queue: await broker.ready(queue) for queue in self.vitals.queues()}
         except (OperationalError, TimeoutError) as error:
             if self.connected:
-                logger.warning("the broker does not answer: %s", error)
+                lost = ConnectionLost(str(error) or f"no answer within {_TIMEOUT:g} s")
+                logger.warning("the broker does not answer: %s", lost)
             self.connected, self._unattended = False, None
             if broker is not None:
                 with suppress(OperationalError, TimeoutError):

@@ -47,7 +47,6 @@ class Watchdog:
         self._warning = warning
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._alive = time.monotonic()
         self._asked: float | None = None
         #: How long the event loop took to answer the last time, in seconds.
         self.lag = 0.0
@@ -113,7 +112,7 @@ class Watchdog:
 
     def _look(self) -> None:
         """Has the loop answered the last question? Ask the next one."""
-        blocked = time.monotonic() - self._alive
+        blocked = self.blocked
         if blocked > self._warning:
             self._tell(blocked)
         if self._asked is None:
@@ -125,9 +124,8 @@ class Watchdog:
         """On the loop: it runs."""
         if self._told:
             logger.warning("the event loop runs again")
-        self._alive = time.monotonic()
         if self._asked is not None:
-            self.lag, self._asked = self._alive - self._asked, None
+            self.lag, self._asked = time.monotonic() - self._asked, None
         self._told = False
 
     @property

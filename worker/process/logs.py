@@ -12,11 +12,17 @@ import orjson
 
 from taskq.logs import FIELDS, TaskFields
 from taskq.wire.repr import saferepr
+from taskq.worker.process.outage import OUTAGES
 
 LogFormat = Literal["text", "json"]
 
 #: Attributes that logging itself gives to every record; the others are fields of the program.
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
+    *("message", "asctime", "taskName", "repeats_outage"),
+}
+
+#: Loggers of the libraries that speak to brokers and stores.
+_DRIVERS = ("aiormq", "aio_pika", "redis")
 
 _RESET = "\033[0m"
 _DIM, _RED, _GREEN, _YELLOW, _CYAN = "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[36m"
@@ -62,14 +68,22 @@ def setup_logging(
         )
         root.addHandler(handler)
         root.setLevel(level)
-        # Drivers tell at INFO and DEBUG what only their own developers want to know.
-        for driver in ("aiormq", "aio_pika", "asyncio"):
-            logging.getLogger(driver).setLevel(max(level, logging.WARNING))
+        logging.getLogger("asyncio").setLevel(max(level, logging.WARNING))
     elif logging.getLogger("taskq").level == logging.NOTSET:
         logging.getLogger("taskq").setLevel(level)
+    _quieten_drivers(level)
     fields = TaskFields(worker)
     for handler_ in _all_handlers():
         handler_.addFilter(fields)
+        handler_.addFilter(OUTAGES)
+
+
+def _quieten_drivers(level: int) -> None:
+    """Their tracebacks of a broken connection repeat what an adapter says in a line; levels that are set stay."""
+    for name in _DRIVERS:
+        driver = logging.getLogger(name)
+        if driver.level == logging.NOTSET:
+            driver.setLevel(logging.DEBUG if level <= logging.DEBUG else logging.CRITICAL)
 
 
 def wants_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:

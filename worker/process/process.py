@@ -11,17 +11,27 @@ from types import FrameType
 from typing import Any
 
 from taskq.errors import OperationalError, StoreError
+from taskq.seams.broker import open_broker
+from taskq.seams.store import open_store
 from taskq.worker.health.stacks import describe_stacks
+from taskq.worker.process.deadline import Deadline
+from taskq.worker.process.outage import BROKER, OUTAGES
 from taskq.worker.process.pulse import PULSE
 from taskq.worker.run.job import Job
 from taskq.worker.worker import Stop, Worker
 
 logger = logging.getLogger("taskq.worker")
 
+#: Seconds after the grace period at which a process that was told to stop is over, whatever it waits for.
+LAST = 1.0
+
 EXIT_OK, EXIT_UNCLEAN, EXIT_INTERRUPTED = 0, 1, 130
 
 #: Pauses between two tries to connect at start, in seconds: growing by the first, up to the second.
 RETRY_STEP, RETRY_MAX = 1.0, 10.0
+
+#: While something is away: seconds between two looks whether it is back, and for each of them.
+PROBE, PROBE_TIMEOUT = 1.0, 5.0
 
 _STACK_SIGNALS = (signal.SIGUSR1, signal.SIGTTIN)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -35,14 +45,22 @@ class WorkerProcess:
     afterwards. USR1, TTIN: stacks of all threads and coroutines to standard error. REMAP_SIGTERM=SIGQUIT makes TERM
     a QUIT.
 
+    Args:
+        worker: not yet running.
+        deadline: begins when it is told to stop, unless it is to begin anew.
+
     Attributes:
         restart: whether the process is to begin anew.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, deadline: Deadline | None = None) -> None:
         self.worker = worker
+        self._deadline = deadline
+        if deadline is not None:
+            deadline.left = self._left
         self.restart = False
         self._interrupts = 0
+        self._told = False
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -52,8 +70,14 @@ class WorkerProcess:
         Raises:
             OperationalError, StoreError: broker or result store could not be reached, and the settings say to give up.
         """
-        with self._signals(), PULSE.beating():
-            await self._work()
+        conf = self.worker.app.conf
+        OUTAGES.one_server = conf.result_backend in {None, conf.broker_url}
+        watching = asyncio.create_task(self._tell_ends_of_outages(), name="taskq-outages")
+        try:
+            with self._signals(), PULSE.beating():
+                await self._work()
+        finally:
+            watching.cancel()
         if self._interrupts > 1:
             return EXIT_INTERRUPTED
         return EXIT_OK if self.worker.clean else EXIT_UNCLEAN
@@ -108,6 +132,31 @@ class WorkerProcess:
                 task.cancel()
             await asyncio.wait([doing, stopping])
 
+    # --- outages --------------------------------------------------------------------------------------------
+
+    async def _tell_ends_of_outages(self) -> None:
+        """By connections of our own: what met the outage may be silent about its end."""
+        while True:
+            await asyncio.sleep(PROBE)
+            for what in OUTAGES.away:
+                if await self._answers(what):
+                    logger.warning("the %s is back after %.0f s", what, OUTAGES.over(what))
+
+    async def _answers(self, what: str) -> bool:
+        app = self.worker.app
+        server = open_broker(app.broker_config()) if what == BROKER else open_store(app.store_config())
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await server.open()
+        except (OperationalError, StoreError, TimeoutError):
+            return False
+        else:
+            return True
+        finally:
+            with contextlib.suppress(OperationalError, StoreError, TimeoutError):
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    await server.close()
+
     # --- signals --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -129,6 +178,9 @@ class WorkerProcess:
             self._interrupts += 1
             if self._interrupts > 2:
                 os._exit(EXIT_INTERRUPTED)
+        if self._deadline is not None and not self._told and number != signal.SIGHUP:
+            self._told = True
+            self._deadline.begin()
         self._loop.call_soon_threadsafe(self._stop, number)
 
     def _stop(self, number: int) -> None:
@@ -155,6 +207,14 @@ class WorkerProcess:
         else:
             what = describe(running, self._loop.time())
             logger.warning("waiting up to %gs for %s%s", self.worker.grace, what, again)
+
+    def _left(self) -> str:
+        """For the deadline's thread."""
+        running, held = self.worker.running.copy(), self.worker.held
+        ran = f" and {describe(running, self._loop.time())} did not end" if running else ""
+        if not held:
+            return f"{ran}: a connection could not be closed"
+        return f"{ran}; messages not settled: {held}, they are run again when their leases end"
 
     def _show_stacks(self, _number: int, _frame: FrameType | None) -> None:
         # Not through sys.stderr: the signal may have come while something was being written there.
