@@ -71,12 +71,29 @@ def test_systemd_itself_takes_the_unit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_manifests_are_a_deployment_and_its_budget(manifests: list[dict[str, Any]]) -> None:
-    assert [item["kind"] for item in manifests] == ["Deployment", "PodDisruptionBudget"]
-    deployment, budget = manifests
+def test_the_unit_leaves_a_worker_no_more_than_it_needs(unit: configparser.ConfigParser) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", str(UNIT)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    found = re.search(r"Overall exposure level for .*: ([\d.]+)", rated.stdout)
+    assert found is not None, rated.stderr
+    assert float(found[1]) < 3.0, rated.stdout  # 9.6 is what a unit without any of it has
+
+
+def test_the_manifests_are_a_deployment_its_budget_and_its_walls(manifests: list[dict[str, Any]]) -> None:
+    kinds = [item["kind"] for item in manifests]
+    assert kinds == ["Deployment", "PodDisruptionBudget", "NetworkPolicy"]
+    deployment, budget, policy = manifests
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert policy["spec"]["podSelector"]["matchLabels"] == labels
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
 
 
@@ -89,6 +106,31 @@ def test_the_container_runs_a_worker(container: dict[str, Any]) -> None:
     program, verb, *arguments = container["command"]
     assert (program, verb) == ("taskq", "worker")
     refuse_unknown_options(arguments)
+
+
+def test_the_container_may_do_no_more_than_it_needs(
+    manifests: list[dict[str, Any]], container: dict[str, Any]
+) -> None:
+    pod, own = manifests[0]["spec"]["template"]["spec"], container["securityContext"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert own == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    # SQLite's and the tasks' temporary files are all that is written outside of the broker and the store.
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
+
+
+def test_the_network_lets_through_the_ports_that_a_worker_uses(
+    manifests: list[dict[str, Any]], container: dict[str, Any]
+) -> None:
+    [ingress] = manifests[2]["spec"]["ingress"]
+    assert [port["port"] for port in ingress["ports"]] == [port["name"] for port in container["ports"]]
+    out = {port["port"] for rule in manifests[2]["spec"]["egress"] for port in rule["ports"]}
+    assert out == {53, 5671, 5672, 6379, 6380}
 
 
 def test_probes_ask_where_the_worker_answers(container: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from taskq.cli.apps import own_tasks
@@ -72,17 +73,27 @@ def _facts(worker: Worker, found: FoundApp) -> dict[str, Any]:
         "loop": "uvloop" if "uvloop" in sys.modules else "asyncio",
         "app": found.target,
         "app_from": found.told_by,
-        "broker": mask(conf.broker_url),
+        "broker": _shown_url(conf.broker_url),
         "broker_from": conf.source_of("broker_url"),
-        "results": "same" if results == conf.broker_url else mask(results),
+        "results": "same" if results == conf.broker_url else _shown_url(results),
         "queues": worker.queues,
         "concurrency": worker.concurrency,
         "autoscale": None if worker.bounds is None else [worker.bounds.most, worker.bounds.least],
         "threads": worker.threads,
         "lease": conf.lease_seconds,
         "grace": worker.grace,
+        "signed": bool(conf.security_secrets),
         "tasks": own_tasks(worker.app),
     }
+
+
+def _shown_url(url: str) -> str:
+    """Without passwords; a file with its whole path, which does not depend on the current folder."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or ";" in url:
+        return mask(url)
+    name, mark, query = path.partition("?")
+    return f"sqlite:///{Path(name).absolute()}{mark}{query}"
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -102,6 +113,8 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     number = f"{least} to {most}" if most else facts["concurrency"]
     slots = f"{number} async / {facts['threads']} threads"
     yield "slots", f"{slots}    lease {facts['lease']:g}s    grace {facts['grace']:g}s", ""
+    if facts["signed"]:
+        yield "signed", "only messages with a signature by security_secrets are taken", ""
     yield "tasks", _listed(facts["tasks"]), ""
 
 

@@ -1,6 +1,5 @@
 """`taskq dead`: the letters that could not be delivered."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -10,9 +9,10 @@ import click
 from taskq.app import TaskQ
 from taskq.cli.apps import app_or_settings, connected
 from taskq.cli.letters import all_letters, chosen, drop, name_of, send_again, task_id_of
-from taskq.cli.output import counted, iso, json_option, print_json, print_table, span
+from taskq.cli.output import counted, iso, json_option, print_json, print_table, span, to_json
 from taskq.cli.state import Group, confirm, get_state
 from taskq.clock import now
+from taskq.printable import printable
 from taskq.wire.message import DeadLetter
 
 
@@ -68,15 +68,13 @@ def show(*, letter_id: str, as_json: bool) -> None:
             print_json(data)
         else:
             for name, value in data.items():
-                click.echo(
-                    f"{name:<12} {value if isinstance(value, str) else json.dumps(value, default=str)}"
-                )
+                click.echo(f"{name:<12} {printable(value) if isinstance(value, str) else to_json(value)}")
 
 
 @dead.command()
 @_choice
 def retry(*, ids: tuple[str, ...], everything: bool, queue: str | None, dry_run: bool) -> int:
-    """Send them again, to the queues they were in."""
+    """Send them again, to the queues they were in. Their retries are counted anew."""
     app = app_or_settings(get_state())
     letters = _choose(app, ids, everything=everything, queue=queue)
     if dry_run:
@@ -85,7 +83,7 @@ def retry(*, ids: tuple[str, ...], everything: bool, queue: str | None, dry_run:
     failures = connected(app, lambda app: send_again(app, letters))
     for letter in letters:
         if letter.id in failures:
-            click.echo(f"{letter.id}: {failures[letter.id]}", err=True)
+            click.echo(printable(f"{letter.id}: {failures[letter.id]}"), err=True)
     click.echo(f"sent {counted(len(letters) - len(failures), 'task')} again")
     return 1 if failures else 0
 
@@ -118,7 +116,7 @@ def _choose(app: TaskQ, ids: Sequence[str], *, everything: bool, queue: str | No
 def _tell_choice(verb: str, letters: Sequence[DeadLetter]) -> None:
     click.echo(f"would {verb} {counted(len(letters), 'dead letter')}")
     for row in _rows(letters):
-        click.echo("  ".join(row))
+        click.echo(printable("  ".join(row)))
 
 
 def _rows(letters: Sequence[DeadLetter]) -> Iterator[tuple[str, str, str, str, str]]:

@@ -18,12 +18,13 @@ from taskq.cli.apps import app_or_settings, connected
 from taskq.cli.state import AppCommand, get_state
 from taskq.config.finder import put_first_on_path
 from taskq.config.loading import load_symbol
+from taskq.printable import printable
 from taskq.results.handles import AsyncResult, GroupResult
 from taskq.results.tree import workflow_graph
 
 
 def _to_text(drawn: Graph) -> str:
-    return f"{drawn.to_text()}\n"
+    return f"{printable(drawn.to_text(), lines=True)}\n"
 
 
 def _to_dot(drawn: Graph) -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import click
 
 from taskq.app import TaskQ
-from taskq.errors import OperationalError, PublishErrors, Refused
+from taskq.errors import DecodeError, OperationalError, PublishErrors, Refused
 from taskq.wire.message import DeadLetter, Message
+from taskq.wire.signing import sign, verify
 
 #: More letters than any broker keeps.
 _ALL = 1_000_000
@@ -69,12 +70,12 @@ async def send_again(app: TaskQ, letters: Sequence[DeadLetter]) -> dict[str, str
     failures: dict[str, str] = {}
     for start in range(0, len(letters), _BATCH):
         batch = letters[start : start + _BATCH]
-        failures |= {
-            letter.id: "it cannot be read, only removed" for letter in batch if letter.message is None
-        }
-        readable = [
-            (letter.id, _again(letter, letter.message)) for letter in batch if letter.message is not None
-        ]
+        readable: list[tuple[str, Message]] = []
+        for letter in batch:
+            try:
+                readable.append((letter.id, _again(letter, app.conf.security_secrets)))
+            except DecodeError as error:
+                failures[letter.id] = f"{error}: it can only be removed"
         refused: dict[int, OperationalError | Refused] = {}
         try:
             await broker.publish([message for _, message in readable])
@@ -85,9 +86,19 @@ async def send_again(app: TaskQ, letters: Sequence[DeadLetter]) -> dict[str, str
     return failures
 
 
-def _again(letter: DeadLetter, message: Message) -> Message:
-    """Straight to its queue: an exchange may have several, and only this one's copy died."""
-    return replace(message, exchange="", routing_key=letter.queue, due=None)
+def _again(letter: DeadLetter, secrets: Sequence[str]) -> Message:
+    """Straight to its queue: an exchange may have several, and only this one's copy died. Its retries begin anew.
+
+    Raises:
+        DecodeError: it cannot be read, or nobody we trust has signed it: then we do not, either.
+    """
+    if letter.message is None:
+        raise DecodeError("it cannot be read")
+    verify(letter.message, secrets)
+    headers = {**letter.message.headers, "retries": 0}
+    message = replace(letter.message, headers=headers, exchange="", routing_key=letter.queue, due=None)
+    sign([message], secrets)
+    return message
 
 
 async def drop(app: TaskQ, letters: Sequence[DeadLetter]) -> int:

@@ -11,6 +11,7 @@ import click
 
 from taskq.cli.state import Group
 from taskq.errors import ConfigError, OperationalError, StoreError, TaskqError
+from taskq.printable import printable
 from taskq.version import VERSION
 
 
@@ -132,4 +133,4 @@ def _report(error: BaseException) -> int:
 def _complain(word: str, text: str) -> None:
     """Outside of click's context, where --no-color and the like are no longer known to it."""
     colour = False if os.environ.get("NO_COLOR") else bool(os.environ.get("FORCE_COLOR")) or None
-    click.echo(f"{click.style(word, fg='red')} {text}", err=True, color=colour)
+    click.echo(f"{click.style(word, fg='red')} {printable(text, lines=True)}", err=True, color=colour)

@@ -16,6 +16,7 @@ from taskq.cli.params import names
 from taskq.cli.state import AppCommand, get_state
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors
+from taskq.printable import printable
 from taskq.seams.broker import Broker, Consumer, open_broker
 from taskq.wire.message import Delivery, Message
 
@@ -118,7 +119,7 @@ class _Mover:
             await self._new.publish(copies)
         except PublishErrors as errors:
             refused = frozenset(errors.failures)
-            click.echo(str(errors), err=True)
+            click.echo(printable(str(errors)), err=True)
         safe = [delivery for index, delivery in enumerate(batch) if index not in refused]
         await self._consumer.settle(ack=safe)
         self.moved.update(delivery.queue for delivery in safe)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from taskq.printable import printable, printable_json
 from taskq.wire.repr import saferepr
 
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
@@ -18,21 +19,22 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON in one line; what JSON does not have becomes its repr."""
+    """JSON in one line, fit for a terminal; what JSON does not have becomes its repr."""
     try:
-        return json.dumps(value, default=saferepr, ensure_ascii=False)
+        text = json.dumps(value, default=saferepr, ensure_ascii=False)
     except (TypeError, ValueError):  # keys that are no text, a circle
-        return json.dumps(saferepr(value), ensure_ascii=False)
+        text = json.dumps(saferepr(value), ensure_ascii=False)
+    return printable_json(text)
 
 
 def print_value(value: Any) -> None:
-    """A result: text as it is, everything else as JSON."""
-    click.echo(value if isinstance(value, str) else to_json(value))
+    """A result: text as it is but for control characters, everything else as JSON."""
+    click.echo(printable(value, lines=True) if isinstance(value, str) else to_json(value))
 
 
 def print_table(rows: Iterable[Sequence[str]], headers: Sequence[str]) -> None:
     """Aligned columns under headers."""
-    table = [tuple(headers), *(tuple(row) for row in rows)]
+    table = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for number, row in enumerate(table):
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -5,8 +5,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from taskq.printable import printable
 from taskq.states import READY
 
 
@@ -25,7 +27,7 @@ def step_of(meta: Any) -> Step | None:
     """
     if not isinstance(meta, Mapping):
         return None
-    text = str(meta.get("description") or meta.get("message") or "")
+    text = escape(printable(str(meta.get("description") or meta.get("message") or "")))
     total = _number(meta.get("total"))
     done = _number(meta.get("current"))
     if done is None or not total:

@@ -4,9 +4,9 @@ import click
 
 from taskq.app import TaskQ
 from taskq.cli.apps import app_or_settings, connected
+from taskq.cli.listing import sizes
 from taskq.cli.output import counted, json_option, print_json
 from taskq.cli.params import names
-from taskq.cli.queues import sizes
 from taskq.cli.state import AppCommand, confirm, get_state
 
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -14,52 +14,17 @@ from taskq.cli.params import duration, json_or_word, names
 from taskq.cli.state import AppCommand, get_state
 from taskq.errors import OperationalError
 from taskq.near import near_match
+from taskq.printable import printable
 from taskq.seams.urls import mask
+from taskq.worker.remote.control import TABLE
+from taskq.worker.remote.panel import PanelCommand
 
 
-class RemoteVerb(NamedTuple):
-    """A command to workers: its arguments by position (`?` may be left out, `*` takes the rest), and its help."""
-
-    arguments: Sequence[str]
-    help: str
+def _commands(kind: str) -> dict[str, PanelCommand]:
+    """Those of that kind, by name."""
+    return {name: command for name, command in sorted(TABLE.items()) if command.kind == kind}
 
 
-INSPECT: Mapping[str, RemoteVerb] = {
-    "active": RemoteVerb((), "tasks that run"),
-    "active_queues": RemoteVerb((), "queues they take from"),
-    "clock": RemoteVerb((), "their logical clocks"),
-    "conf": RemoteVerb(("with_defaults?",), "their settings"),
-    "memdump": RemoteVerb(("samples?",), "the samples of memory taken"),
-    "memsample": RemoteVerb((), "take a sample of the memory in use"),
-    "objgraph": RemoteVerb(("type?", "num?", "max_depth?"), "refused: it would hold up the event loop"),
-    "ping": RemoteVerb((), "are they there"),
-    "query_task": RemoteVerb(("ids*",), "where these tasks are"),
-    "registered": RemoteVerb(("taskinfoitems*",), "tasks they know, with these attributes"),
-    "report": RemoteVerb((), "versions and settings, for bug reports"),
-    "reserved": RemoteVerb((), "tasks they hold that do not run yet"),
-    "revoked": RemoteVerb((), "ids that are revoked"),
-    "scheduled": RemoteVerb((), "tasks they hold until their eta"),
-    "stats": RemoteVerb((), "counts, pool, broker, resources"),
-}
-CONTROL: Mapping[str, RemoteVerb] = {
-    "add_consumer": RemoteVerb(
-        ("queue", "exchange?", "exchange_type?", "routing_key?"), "take from this queue, too"
-    ),
-    "autoscale": RemoteVerb(("max?", "min?"), "bounds of a worker started with --autoscale"),
-    "cancel_consumer": RemoteVerb(("queue",), "no longer take from this queue"),
-    "disable_events": RemoteVerb((), "no events of tasks"),
-    "enable_events": RemoteVerb((), "send events of tasks"),
-    "heartbeat": RemoteVerb((), "send an event of life now"),
-    "pool_grow": RemoteVerb(("n?",), "run n tasks more at once"),
-    "pool_restart": RemoteVerb((), "refused: start the worker anew"),
-    "pool_shrink": RemoteVerb(("n?",), "run n tasks fewer at once"),
-    "rate_limit": RemoteVerb(("task_name", "rate_limit"), "starts per worker: 10/s, 100/m, 5/h, 0: any"),
-    "revoke": RemoteVerb(("task_id*",), "do not run these; --terminate: end those that run"),
-    "revoke_by_stamped_headers": RemoteVerb(("headers*",), "the same by stamps: tenant=acme"),
-    "shutdown": RemoteVerb((), "stop when running tasks have ended"),
-    "terminate": RemoteVerb(("signal", "task_id*"), "end these if they run"),
-    "time_limit": RemoteVerb(("task_name", "soft", "hard?"), "seconds"),
-}
 #: Arguments that are text whatever they look like.
 _TEXTS = ("queue", "exchange", "exchange_type", "routing_key", "task_name", "rate_limit", "signal")
 
@@ -77,7 +42,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 class Verbs(AppCommand):
     """A verb whose first argument is a command to workers, listed and completed."""
 
-    def __init__(self, *args: Any, commands: Mapping[str, RemoteVerb], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, commands: Mapping[str, PanelCommand], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands = commands
         word = click.Argument(["command"], shell_complete=self._complete)
@@ -91,7 +56,7 @@ class Verbs(AppCommand):
         with formatter.section("Commands"):
             formatter.write_dl(
                 [
-                    (f"{name} {_usage(remote.arguments)}".rstrip(), remote.help)
+                    (f"{name} {_usage(remote.arguments)}".rstrip(), remote.summary)
                     for name, remote in self.commands.items()
                 ]
             )
@@ -110,17 +75,19 @@ def status(*, destination: list[str] | None, timeout: float, as_json: bool) -> i
     return _run("ping", {}, destination, timeout, as_json=as_json, full=False)
 
 
-@click.command(cls=Verbs, commands=INSPECT)
+@click.command(cls=Verbs, commands=_commands("inspect"))
 @click.argument("words", nargs=-1, metavar="[ARGS]...")
 @_options
 def inspect(
     *, command: str, words: tuple[str, ...], destination: list[str] | None, timeout: float, as_json: bool
 ) -> int:
     """Ask workers something. Exit code 69 when nobody answers, 1 when one answers with an error."""
-    return _run(command, _arguments(command, words, INSPECT), destination, timeout, as_json=as_json)
+    return _run(
+        command, _arguments(command, words, _commands("inspect")), destination, timeout, as_json=as_json
+    )
 
 
-@click.command(cls=Verbs, commands=CONTROL)
+@click.command(cls=Verbs, commands=_commands("control"))
 @click.argument("words", nargs=-1, metavar="[ARGS]...")
 @click.option("--terminate", is_flag=True, help="of revoke: end tasks that run, too")
 @_options
@@ -134,13 +101,13 @@ def control(
     as_json: bool,
 ) -> int:
     """Tell workers to do something. Exit code 69 when nobody answers, 1 when one answers with an error."""
-    arguments = _arguments(command, words, CONTROL)
+    arguments = _arguments(command, words, _commands("control"))
     if terminate:
         arguments["terminate"] = True
     return _run(command, arguments, destination, timeout, as_json=as_json)
 
 
-def _arguments(command: str, words: Sequence[str], commands: Mapping[str, RemoteVerb]) -> dict[str, Any]:
+def _arguments(command: str, words: Sequence[str], commands: Mapping[str, PanelCommand]) -> dict[str, Any]:
     """Words by position become arguments by name."""
     if command not in commands:
         raise click.UsageError(f"no command {command!r}.{near_match(command, commands)}")
@@ -203,10 +170,10 @@ def _print(node: str, value: Any, *, full: bool) -> None:
     bad = _is_error(value)
     text = value.get("error", value.get("ok", value)) if isinstance(value, dict) else value
     state = click.style("ERROR", fg="red") if bad else click.style("OK", fg="green")
-    click.echo(f"->  {click.style(node, fg='cyan', bold=True)}: {state}")
+    click.echo(f"->  {click.style(printable(node), fg='cyan', bold=True)}: {state}")
     if full or bad:
-        for line in _shown(text).splitlines():
-            click.echo(f"        {line}")
+        for line in printable(_shown(text), lines=True).split("\n"):
+            click.echo(f"        {line}".rstrip())
 
 
 def _is_error(value: Any) -> bool:

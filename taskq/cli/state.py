@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from taskq.near import near_match
+from taskq.printable import printable
 
 
 @dataclass
@@ -26,7 +27,7 @@ class CliState:
     def say(self, text: str) -> None:
         """Tell a person, on standard error; not with --quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(printable(text, lines=True), err=True)
 
 
 def get_state() -> CliState:

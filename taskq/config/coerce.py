@@ -190,6 +190,18 @@ def _check_names(value: Any) -> tuple[str, ...]:
     return tuple(_PLAIN[str].check(item) for item in value)
 
 
+#: HMAC is as strong as its secret: one that can be guessed is none.
+_SECRET_LENGTH = 16
+
+
+def _check_secrets(value: Any) -> tuple[str, ...]:
+    """None at all is an empty list; an empty text is a secret that somebody forgot to fill in."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else _check_names(value)
+    if any(len(part) < _SECRET_LENGTH for part in parts):
+        raise ValueError
+    return tuple(parts)
+
+
 def _check_range(value: Any) -> tuple[int, int]:
     parts = [int(part) for part in _split(value)] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not 1 <= len(parts) <= 2:
@@ -219,6 +231,14 @@ Amount: TypeAlias = Annotated[int, _at_least(0)]
 #: Several names: a list, or text separated by commas.
 Names: TypeAlias = Annotated[
     tuple[str, ...], Kind("names (a list, or text separated by commas)", _check_names, _split)
+]
+#: Several secrets: a list, or text separated by commas.
+Secrets: TypeAlias = Annotated[
+    tuple[str, ...],
+    Kind(
+        f"secrets of at least {_SECRET_LENGTH} characters each (a list, or text separated by commas)",
+        *(_check_secrets, _check_secrets),
+    ),
 ]
 #: The most and the fewest of something, the other way round as well; one number is the most, and 1 is the fewest.
 Range: TypeAlias = Annotated[

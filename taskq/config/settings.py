@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from taskq.config.coerce import Amount, Count, Names, Range, Seconds, Url
+from taskq.config.coerce import Amount, Count, Names, Range, Seconds, Secrets, Url
 from taskq.config.layers import Layered, Source
 from taskq.config.sources import load_environment, load_pyproject
 
@@ -211,7 +211,7 @@ class Settings(Layered):
 
     # --- Safety ---
 
-    security_secrets: Names = ()
+    security_secrets: Secrets = ()
     """Secrets shared by all callers and workers: messages are signed with the first (HMAC-SHA256 over headers and body), and a worker refuses those that none of them has signed. To change one, add the new one behind, then move it to the front, then remove the old one, everywhere each time."""
     security_key: str | None = None
     """File of the private key (PEM, RSA) for the serializer `auth`, see `app.setup_security`."""

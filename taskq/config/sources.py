@@ -11,6 +11,8 @@ from taskq.near import near_match
 
 #: Celery's own variables serve where ours are not set: a container is switched by changing its command alone.
 _FALLBACKS = {"CELERY_BROKER_URL": "broker_url", "CELERY_RESULT_BACKEND": "result_backend"}
+#: Empty, it is a secret that was not filled in: without it messages of anybody would be run.
+_NEVER_EMPTY = "TASKQ_SECURITY_SECRETS"
 #: TASKQ_* variables that are no settings.
 _NOT_SETTINGS = frozenset(("TASKQ_APP", "TASKQ_CONFIG_MODULE"))
 
@@ -54,7 +56,9 @@ def _setting_variables(environ: Mapping[str, str], known: list[str]) -> list[tup
     """Variables that are settings and the names of these, fall-backs first so that ours win."""
     pairs = [(variable, name) for variable, name in _FALLBACKS.items() if environ.get(variable)]
     for variable, text in environ.items():
-        if not text or not variable.startswith("TASKQ_") or variable in _NOT_SETTINGS:
+        if not variable.startswith("TASKQ_") or variable in _NOT_SETTINGS:
+            continue
+        if not text and variable != _NEVER_EMPTY:
             continue
         name = variable.removeprefix("TASKQ_").lower()
         if name in known:

@@ -14,7 +14,11 @@ _NEXT_URL = re.compile(r";(?=[A-Za-z][A-Za-z0-9+.-]*:)")
 _PARTS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:(?://)?)(?P<rest>.*?)(?P<query>\?[\w.-]+=.*)?", re.DOTALL
 )
+# An "@" in a query that is not that of a URL in it.
+_STRAY_AT = re.compile(r"(?:^|[?&;])[^=&;]*=(?![^&;]*://)[^&;]*@")
 _QUERY_PAIR = re.compile(r"([?&;])([^=&;]+)=([^&;]*)")
+#: Schemes whose URLs name a file.
+_OF_FILES = ("sqlite:", "redis+socket:", "file:")
 _SECRET_NAME = re.compile(
     r"passw|passphrase|pwd|secret|token|credential|(api|access|account|private|signing)_?key$", re.IGNORECASE
 )
@@ -58,19 +62,23 @@ def mask_value(name: str, value: Any) -> Any:
 def _mask_one(url: str) -> str:
     parts = _PARTS.fullmatch(url)
     if parts is None:
-        return url
-    query = _QUERY_PAIR.sub(_mask_pair, parts["query"] or "")
-    return parts["scheme"] + _mask_password(parts["rest"]) + query
+        return _mask_password("", url)
+    scheme, rest, query = parts["scheme"], parts["rest"], parts["query"] or ""
+    if _STRAY_AT.search(query):  # the password had a "?" in it, and a "=" behind that
+        return scheme + _mask_password(scheme, rest + query)
+    return scheme + _mask_password(scheme, rest) + _QUERY_PAIR.sub(_mask_pair, query)
 
 
-def _mask_password(rest: str) -> str:
-    # The last "@": drivers split there too, and it hides an "@" or "/" inside the password. A path that
-    # begins at once (sqlite:///) has no user part.
+def _mask_password(scheme: str, rest: str) -> str:
+    # The last "@": drivers split there too, and it hides an "@" or "/" inside the password. The path of a file has no user.
     user_part, at, host_part = rest.rpartition("@")
-    user, colon, _ = user_part.partition(":")
-    if not at or not colon or rest.startswith("/"):
+    if not at or (rest.startswith("/") and scheme.startswith(_OF_FILES)):
         return rest
-    return f"{user}:{MASK}@{host_part}"
+    user, colon, _ = user_part.partition(":")
+    if colon:
+        return f"{user}:{MASK}@{host_part}"
+    # `user@host` behind a whole scheme; without one (`user:password@host`) what stands before the "@" is the password.
+    return rest if scheme.endswith("//") and "/" not in user_part else f"{MASK}@{host_part}"
 
 
 def _mask_pair(pair: re.Match[str]) -> str:

@@ -14,8 +14,10 @@ from taskq.cli.letters import chosen, send_again
 from taskq.errors import OperationalError, PublishErrors
 from taskq.seams.broker import Broker
 from taskq.wire.message import DeadLetter, Message
+from taskq.wire.signing import sign, verify
 from tests.cli.conftest import Taskq
 
+SECRET = "0123456789abcdef0123456789abcdef"
 NOW = float(int(time.time()))
 
 
@@ -104,8 +106,60 @@ def test_retry_of_all_leaves_what_cannot_be_read(dead: Taskq) -> None:
     said = dead("retry", "--all")
     assert said.code == 1
     assert said.out == "sent 2 tasks again\n"
-    assert "it cannot be read, only removed" in said.err
+    assert "it cannot be read: it can only be removed" in said.err
     assert tasks_of(dead) == [None]
+
+
+def test_retry_begins_with_fresh_retries(dead: Taskq, broker_url: str) -> None:
+    tired = letter("9", "tired")
+    assert tired.message is not None
+    tired.message.headers["retries"] = 3
+    bury(broker_url, [tired])
+    assert dead("retry", "tired").code == 0
+    assert received(broker_url).headers["retries"] == 0
+
+
+def test_what_was_not_signed_is_not_signed_by_a_retry(
+    dead: Taskq, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKQ_SECURITY_SECRETS", SECRET)
+    signed = letter("9", "signed")
+    assert signed.message is not None
+    signed.message.headers["retries"] = 3
+    sign([signed.message], [SECRET])
+    bury(broker_url, [signed])
+    said = dead("retry", "abc-1")
+    assert said.code == 1
+    assert "it is not signed" in said.err
+    assert dead("retry", "signed").code == 0
+    verify(received(broker_url), [SECRET])
+
+
+def received(url: str) -> Message:
+    """The message that waits in the queue."""
+
+    async def run() -> Message:
+        async with TaskQ(broker=url) as app:
+            consumer = await (await app.open_broker()).consume(["celery"], prefetch=1)
+            [delivery] = await consumer.receive(1)
+            await consumer.close()
+            return delivery.message
+
+    return asyncio.run(run())
+
+
+def test_control_characters_are_written_out(dead: Taskq, broker_url: str) -> None:
+    evil = letter("9", "evil\x1b[2J\n22  forged")
+    evil.reason = "\x9b31m\u202eno\r"
+    assert evil.message is not None
+    evil.message.headers["x"] = "\x9b"
+    bury(broker_url, [evil])
+    for arguments in (("ls",), ("ls", "--json"), ("show", "evil"), ("retry", "evil", "--dry-run")):
+        said = dead(*arguments).out
+        assert not {"\x1b", "\x9b", "\r", "\u202e"}.intersection(said), arguments
+        assert not any(line.startswith("22  forged") for line in said.splitlines())
+    [row] = [json.loads(line) for line in dead("ls", "--json").out.splitlines() if "evil" in line]
+    assert row["reason"] == evil.reason
 
 
 def test_purge(dead: Taskq) -> None:
@@ -184,7 +238,7 @@ async def test_what_a_broker_refuses_stays(broker_url: str, monkeypatch: pytest.
 
         monkeypatch.setattr(app, "open_broker", lambda: open_refusing(all_of_it=False))
         failures = await send_again(app, letters)
-        assert sorted(failures.values()) == ["full", "it cannot be read, only removed"]
+        assert sorted(failures.values()) == ["full", "it cannot be read: it can only be removed"]
         assert [letter.queue for letter in await broker.dead()] == ["celery", "slow"]
         assert await broker.size("celery") == 1
 

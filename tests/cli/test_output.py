@@ -19,10 +19,12 @@ def test_whatever_a_task_gave_is_printed(value: Any, text: str) -> None:
     assert output.to_json(value) == text
 
 
-def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_value("a\nb")
-    output.print_value(["a"])
-    assert capsys.readouterr().out == 'a\nb\n["a"]\n'
+def test_text_is_printed_as_it_is_but_for_what_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_value("a\n\tb\x1b[2J\ud800")
+    output.print_value(["a", "\x9b\ud800"])
+    output.print_table([["a\nb", "\r"]], ["X", "Y"])
+    said = capsys.readouterr().out
+    assert said == 'a\n\tb\\x1b[2J\\ud800\n["a", "\\u009b\\ud800"]\nX     Y\na\\nb  \\r\n'
 
 
 @pytest.mark.parametrize(

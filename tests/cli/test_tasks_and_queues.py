@@ -33,6 +33,14 @@ async def boom() -> None:
     raise ValueError("no")
 
 
+@app.task(run_in="process")
+def crunch(n: int) -> int: ...
+
+
+@app.task(time_limit=5)
+def limited() -> None: ...
+
+
 @app.task(bind=True)
 async def steps(self) -> str:
     for n in range(3):
@@ -73,13 +81,17 @@ def test_list_shows_tasks_and_queues(taskq: Taskq) -> None:
         "TASK",
         "shop_tasks.add",
         "shop_tasks.boom",
+        "shop_tasks.crunch",
+        "shop_tasks.limited",
         "shop_tasks.mail",
         "shop_tasks.steps",
         "QUEUE",
         "celery",
     ]
-    assert "async   Adds." in said.out
+    assert "async    Adds." in said.out
     assert "shop_tasks.mail(to: str) -> dict           thread" in said.out
+    assert "shop_tasks.crunch(n: int) -> int           process" in said.out
+    assert "shop_tasks.limited() -> None               process" in said.out
     assert lines[-1] == ["celery", "0"]
 
 
@@ -143,13 +155,38 @@ def test_call_refuses_what_cannot_be_meant(taskq: Taskq, arguments: tuple[str, .
     assert waiting(taskq)["celery"] == 0
 
 
-def test_call_warns_of_a_likely_slip_and_sends_it(taskq: Taskq) -> None:
+def test_call_refuses_a_task_that_the_app_does_not_have(taskq: Taskq, folder: Path) -> None:
     said = taskq("call", "shop_tasks.ad", "1")
-    assert said.code == 0
-    assert "Did you mean 'shop_tasks.add'?" in said.err
-    assert taskq("call", "elsewhere.report").err == ""
-    assert taskq("call", "shop_tasks.report").err == ""
-    assert waiting(taskq)["celery"] == 3
+    assert (said.code, said.out) == (2, "")
+    assert "the app has no task 'shop_tasks.ad'. Did you mean 'shop_tasks.add'?" in said.err
+    assert "--force sends it all the same" in taskq("call", "elsewhere.report").err
+    assert waiting(taskq)["celery"] == 0
+    assert taskq("call", "elsewhere.report", "--force").code == 0
+    assert waiting(taskq)["celery"] == 1
+    (folder / "pyproject.toml").unlink()
+    (folder / "shop_tasks.py").unlink()
+    assert taskq("call", "elsewhere.report").code == 0  # without an app nobody can tell
+
+
+def test_call_says_when_no_worker_answers(taskq: Taskq) -> None:
+    said = taskq("call", "shop_tasks.add", "1", "--wait", "--timeout", "6s")
+    assert said.code == 1
+    assert "no worker answers on sqlite:///" in said.err
+
+
+def test_results_that_nobody_else_can_see_are_not_waited_for(
+    taskq: Taskq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKQ_BROKER_URL", "amqp://127.0.0.1:1")
+    said = taskq("result", "some-id", "--watch")
+    assert said.code == 1
+    assert "results go straight to the program that called (rpc://)" in said.err
+    monkeypatch.setenv("TASKQ_RESULT_BACKEND", "disabled://")
+    assert "results are dropped" in taskq("result", "some-id").err
+    monkeypatch.setenv("TASKQ_BROKER_URL", "sqlite:///x.db")
+    said = taskq("call", "shop_tasks.add", "1", "--wait")
+    assert said.code == 2
+    assert "results are dropped" in said.err
 
 
 def test_call_waits_no_longer_than_told(taskq: Taskq) -> None:

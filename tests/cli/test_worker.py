@@ -62,12 +62,22 @@ def test_the_banner_tells_what_people_look_for(shop: Path) -> None:
     assert lines[0].endswith("uvloop")
     assert lines[1:-1] == [
         "  app      tasks:app  (found here; -A or TASKQ_APP names another)",
-        "  broker   sqlite:///queue.db  (TaskQ(...))",
+        f"  broker   sqlite:///{shop}/queue.db  (TaskQ(...))",
         "  results  same",
         "  queues   celery, priority.high",
         "  slots    7 async / 3 threads    lease 30s    grace 60s",
         "  tasks    1: tasks.add",
     ]
+
+
+def test_the_banner_says_that_messages_must_be_signed(shop: Path) -> None:
+    env = {"TASKQ_SECURITY_SECRETS": "0123456789abcdef0123456789abcdef"}
+    with running_taskq("worker", folder=shop, env=env) as worker:
+        worker.says("ready.")
+        assert "  signed   only messages with a signature by security_secrets are taken" in worker.lines
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert "0123456789" not in worker.output
 
 
 def test_the_number_of_slots_follows_the_load(shop: Path) -> None:

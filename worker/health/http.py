@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
-from socket import AF_INET6, SHUT_RDWR, socket
+from ipaddress import ip_address
+from socket import AF_INET6, SHUT_RDWR, gethostname, socket
 from typing import Any
 
 import orjson
@@ -56,6 +57,7 @@ class HttpServer:
 
     def __init__(self, health: Health, host: str, port: int) -> None:
         self._health = health
+        self._host = host
         self._exposition = _exposition(health)
         kind = _Server6 if ":" in host else _Server
         try:
@@ -78,8 +80,16 @@ class HttpServer:
 
     # --- answers --------------------------------------------------------------------------------------------
 
-    def answer(self, path: str) -> Answer:
-        """What a GET of the path gets."""
+    def answer(self, path: str, host: str = "") -> Answer:
+        """What a GET of the path gets.
+
+        Args:
+            path: with or without a query.
+            host: the header Host. `/status` tells names and ids of tasks: a page in a browser of this network must not read
+                them by a name of its own that leads here (DNS rebinding).
+        """
+        if path.partition("?")[0] == "/status" and not self._is_ours(host):
+            return 403, _TEXT, b"ask by the address of this worker, or by its host name\n"
         pages: dict[str, Callable[[], Answer]] = {
             "/live": lambda: _verdict(self._health.why_dead()),
             "/ready": lambda: _verdict(self._health.why_not_ready()),
@@ -88,6 +98,11 @@ class HttpServer:
         }
         page = pages.get(path.partition("?")[0])
         return page() if page is not None else (404, _TEXT, f"try {' '.join(pages)}\n".encode())
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        name = name.strip("[]").lower()
+        return name in {"", "localhost", self._host.lower(), gethostname().lower()} or _is_address(name)
 
     def _metrics(self) -> Answer:
         if self._exposition is None:
@@ -99,7 +114,7 @@ class HttpServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, kind, body = answer(self.path)
+                status, kind, body = answer(self.path, self.headers.get("Host", ""))
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
@@ -160,6 +175,14 @@ class _Server(ThreadingHTTPServer):
 
 class _Server6(_Server):
     address_family = AF_INET6
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _verdict(problems: list[str]) -> Answer:

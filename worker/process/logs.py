@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 import orjson
 
 from taskq.logs import FIELDS, TaskFields
+from taskq.printable import printable, printable_json
 from taskq.wire.repr import saferepr
 from taskq.worker.process.outage import OUTAGES
 
@@ -96,7 +97,8 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> boo
 class TextFormatter(logging.Formatter):
     """A line per record: time, event (or level), task (or logger), what there is to say.
 
-    On a terminal the time is the local one and task ids are short; else both are whole.
+    On a terminal the time is the local one and task ids are short; else both are whole. What comes out of a message cannot
+    steer the terminal or pass for a line of its own: control characters are written out, and further lines are indented.
     """
 
     def __init__(self, *, terminal: bool, colour: bool) -> None:
@@ -108,9 +110,9 @@ class TextFormatter(logging.Formatter):
         fields = record.__dict__
         event = fields.get("event")
         word = fields.get("shown_event") or event or record.levelname.lower()
-        text = fields["detail"] if event else record.getMessage()
+        text = printable(fields["detail"]) if event else _indented(record.getMessage())
         line = f"{self._time(record)} {self._paint(record, f'{word:<10}')} {self._about(record)}  {text}".rstrip()
-        return "\n".join([line, *_traces(self, record)])
+        return "\n".join([line, *(printable(trace, lines=True) for trace in _traces(self, record))])
 
     def _time(self, record: logging.LogRecord) -> str:
         if self._terminal:
@@ -123,7 +125,7 @@ class TextFormatter(logging.Formatter):
         if not task_id:
             return record.name
         name = fields.get("shown_name") or fields.get("task_name") or "?"
-        return f"{name}[{task_id[:SHORT_ID] if self._terminal else task_id}]"
+        return printable(f"{name}[{task_id[:SHORT_ID] if self._terminal else task_id}]")
 
     def _paint(self, record: logging.LogRecord, text: str) -> str:
         if not self._colour:
@@ -132,6 +134,11 @@ class TextFormatter(logging.Formatter):
             (colour for level, colour in _LEVEL_COLOURS if record.levelno >= level), _DIM
         )
         return f"{colour}{text}{_RESET}"
+
+
+def _indented(text: str) -> str:
+    """Further lines of a message, set off from the lines of the log."""
+    return printable(text, lines=True).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -163,10 +170,10 @@ def to_json(data: Mapping[str, Any]) -> str:
     """One line of JSON, whatever is in it: a log line must not fail."""
     options = orjson.OPT_NON_STR_KEYS
     try:
-        return orjson.dumps(data, default=saferepr, option=options).decode()
+        return printable_json(orjson.dumps(data, default=saferepr, option=options).decode())
     except orjson.JSONEncodeError:  # an int of more than 64 bits, a lone surrogate
         plain = {str(name): _plain(value) for name, value in data.items()}
-        return orjson.dumps(plain).decode()
+        return printable_json(orjson.dumps(plain).decode())
 
 
 def _plain(value: Any) -> str:

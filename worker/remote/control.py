@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from taskq.errors import DecodeError, EncodeError, OperationalError
@@ -12,7 +13,7 @@ from taskq.wire.control import ControlCommand, read_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.repr import saferepr
 from taskq.worker.remote import diagnosis, inspection, steering
-from taskq.worker.remote.panel import COMMANDS, NoReply, Panel
+from taskq.worker.remote.panel import COMMANDS, NoReply, Panel, PanelCommand
 
 logger = logging.getLogger("taskq.worker")
 
@@ -20,6 +21,8 @@ logger = logging.getLogger("taskq.worker")
 RETRY = 5.0
 #: Where the commands are: importing them enters them into the table.
 HOMES = (diagnosis, inspection, steering)
+#: The whole table.
+TABLE: Mapping[str, PanelCommand] = COMMANDS
 
 
 class RemoteControl:
@@ -80,7 +83,7 @@ class RemoteControl:
     async def _carry_out(self, command: ControlCommand) -> Any:
         """Its value; errors are values, too, as with Celery."""
         try:
-            value = COMMANDS[command.method].handler(self._panel, **command.arguments)
+            value = TABLE[command.method].handler(self._panel, **command.arguments)
             return await value if inspect.isawaitable(value) else value
         except NoReply:
             raise

@@ -39,7 +39,7 @@ def memsample(_panel: Panel, **_: Any) -> str | None:
     return used
 
 
-@command("inspect")
+@command("inspect", arguments="samples?")
 def memdump(_panel: Panel, samples: int = 10, **_: Any) -> str:
     """What `memsample` has seen, at most so many of it evenly spread, and memory in use now."""
     used = _resident()
@@ -50,7 +50,7 @@ def memdump(_panel: Panel, samples: int = 10, **_: Any) -> str:
     return "\n".join([*lines, f"- rss (end): {used}.", ""])
 
 
-@command("inspect")
+@command("inspect", arguments="type? num? max_depth?")
 def objgraph(_panel: Panel, **_: Any) -> None:
     """Not here: it would hold up the event loop. USR1 shows what runs, `--http` the memory over time."""
     raise ValueError("Object graphs not enabled")

@@ -65,7 +65,7 @@ def scheduled(panel: Panel, **_: Any) -> list[Data]:
     ]
 
 
-@command("inspect")
+@command("inspect", arguments="ids*")
 def query_task(panel: Panel, ids: Sequence[str] | str, **_: Any) -> dict[str, list[Any]]:
     """What is known of some tasks."""
     found = panel.revoker.held([ids] if isinstance(ids, str) else list(ids))
@@ -91,7 +91,7 @@ def revoked(panel: Panel, **_: Any) -> list[str]:
     return panel.revoker.known.ids
 
 
-@command("inspect", "dump_tasks")
+@command("inspect", "dump_tasks", arguments="taskinfoitems*")
 def registered(
     panel: Panel,
     taskinfoitems: Sequence[str] | None = None,
@@ -147,7 +147,7 @@ def _queue_info(queue: Queue) -> Data:
     }
 
 
-@command("inspect", "dump_conf")
+@command("inspect", "dump_conf", arguments="with_defaults?")
 def conf(panel: Panel, with_defaults: bool | None = False, **_: Any) -> Data:  # noqa: FBT001, FBT002 - Celery's argument
     """Settings; passwords are hidden."""
     settings = panel.app.conf
@@ -219,7 +219,7 @@ def _usage() -> Data:
     return {name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")}
 
 
-@command("inspect")
+@command(None)
 async def hello(
     panel: Panel, from_node: str, revoked: Sequence[str] | dict[str, Any] | None = None, **_: Any
 ) -> Data | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -66,23 +66,29 @@ class NoReply(Exception):
 
 
 class PanelCommand(NamedTuple):
-    """A command in the table."""
+    """A command in the table.
 
-    kind: Kind
+    `kind`, `arguments` and `summary` are for people: as what, with which arguments by position (`?`: may be left out, `*`:
+    takes the rest) and to what end `taskq` gives it. None: it does not.
+    """
+
+    kind: Kind | None
     handler: Handler
+    arguments: Sequence[str]
     summary: str
 
 
 COMMANDS: dict[str, PanelCommand] = {}
 
 
-def command(kind: Kind, *aliases: str) -> Callable[[Handler], Handler]:
-    """Enter a function into the table, under its name and Celery's older ones."""
+def command(kind: Kind | None, *aliases: str, arguments: str = "") -> Callable[[Handler], Handler]:
+    """Enter a function into the table, under its name and Celery's older ones, which are for programs alone."""
 
     def enter(handler: Handler) -> Handler:
         summary = (inspect.getdoc(handler) or "").partition("\n")[0]
-        for name in (handler.__name__, *aliases):
-            COMMANDS[name] = PanelCommand(kind, handler, summary)
+        COMMANDS[handler.__name__] = PanelCommand(kind, handler, arguments.split(), summary)
+        for alias in aliases:
+            COMMANDS[alias] = PanelCommand(None, handler, (), summary)
         return handler
 
     return enter

@@ -18,7 +18,7 @@ Reply = dict[str, str]
 # --- revoking -----------------------------------------------------------------------------------------------
 
 
-@command("control")
+@command("control", arguments="task_id*")
 async def revoke(
     panel: Panel,
     task_id: str | Sequence[str] | None,
@@ -26,7 +26,7 @@ async def revoke(
     signal: str | int | None = None,
     **_: Any,
 ) -> Reply:
-    """Have tasks not run; end them if they do with `terminate`."""
+    """Have tasks not run; with --terminate end those that do."""
     ids = _texts(task_id or [])
     number = signum(signal) if terminate else 0
     await panel.revoker.revoke(ids)
@@ -37,14 +37,14 @@ async def revoke(
     return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
 
 
-@command("control")
+@command("control", arguments="signal task_id*")
 async def terminate(panel: Panel, signal: str | int, task_id: str | Sequence[str], **_: Any) -> Reply:
     """End tasks that run, and have the others not run."""
     reply: Reply = await revoke(panel, task_id, terminate=True, signal=signal)
     return reply
 
 
-@command("control")
+@command("control", arguments="headers*")
 async def revoke_by_stamped_headers(
     panel: Panel,
     headers: Mapping[str, Any] | Sequence[str],
@@ -52,7 +52,7 @@ async def revoke_by_stamped_headers(
     signal: str | int | None = None,
     **_: Any,
 ) -> Reply:
-    """The same for tasks with one of these stamps."""
+    """The same for tasks with one of these stamps: tenant=acme."""
     stamps = headers if isinstance(headers, dict) else dict(text.split("=", 1) for text in _texts(headers))
     number = signum(signal)
     keys = stamp_keys(stamps)
@@ -80,9 +80,9 @@ def signum(signal: str | int | None) -> int:
 # --- limits -------------------------------------------------------------------------------------------------
 
 
-@command("control")
+@command("control", arguments="task_name rate_limit")
 def rate_limit(panel: Panel, task_name: str, rate_limit: str | float | None, **_: Any) -> Reply:
-    """How often a task may be started here; 0 for no limit."""
+    """How often a task may be started here: 10/s, 100/m, 5/h; 0 for no limit."""
     try:
         parse_rate(rate_limit)
     except ValueError as error:
@@ -95,11 +95,11 @@ def rate_limit(panel: Panel, task_name: str, rate_limit: str | float | None, **_
     return {"ok": "new rate limit set successfully" if rate_limit else "rate limit disabled successfully"}
 
 
-@command("control")
+@command("control", arguments="task_name soft hard?")
 def time_limit(
     panel: Panel, task_name: str | None = None, hard: float | None = None, soft: float | None = None, **_: Any
 ) -> Reply:
-    """New time limits of a task, for runs that begin from now on; 0 for none."""
+    """New time limits of a task in seconds, for runs that begin from now on; 0 for none."""
     for limit in (hard, soft):
         if limit and not (type(limit) in {int, float} and 0 < limit < 2**31):
             raise ValueError(f"{limit!r} is no time limit in seconds")
@@ -142,7 +142,7 @@ async def heartbeat(panel: Panel, **_: Any) -> None:
 # --- queues -------------------------------------------------------------------------------------------------
 
 
-@command("control")
+@command("control", arguments="queue exchange? exchange_type? routing_key?")
 async def add_consumer(
     panel: Panel,
     queue: str,
@@ -161,7 +161,7 @@ async def add_consumer(
     return {"ok": f"add consumer {name}"}
 
 
-@command("control")
+@command("control", arguments="queue")
 async def cancel_consumer(panel: Panel, queue: str, **_: Any) -> Reply:
     """Take from a queue no longer."""
     [name] = _texts(queue)
@@ -174,7 +174,7 @@ async def cancel_consumer(panel: Panel, queue: str, **_: Any) -> Reply:
 # --- the worker ---------------------------------------------------------------------------------------------
 
 
-@command("control")
+@command("control", arguments="n?")
 async def pool_grow(panel: Panel, n: int = 1, **_: Any) -> Reply:
     """Run more tasks at the same time."""
     if panel.autoscaler.bounds is not None:
@@ -183,7 +183,7 @@ async def pool_grow(panel: Panel, n: int = 1, **_: Any) -> Reply:
     return {"ok": "pool will grow"}
 
 
-@command("control")
+@command("control", arguments="n?")
 async def pool_shrink(panel: Panel, n: int = 1, **_: Any) -> Reply:
     """Run fewer tasks at the same time."""
     if panel.autoscaler.bounds is not None:
@@ -194,7 +194,7 @@ async def pool_shrink(panel: Panel, n: int = 1, **_: Any) -> Reply:
     return {"ok": "pool will shrink"}
 
 
-@command("control")
+@command("control", arguments="max? min?")
 async def autoscale(panel: Panel, max: int | None = None, min: int | None = None, **_: Any) -> Reply:  # noqa: A002 - Celery's arguments
     """Other bounds for how many tasks run at the same time."""
     most = None if max is None else _count(max)
@@ -217,7 +217,7 @@ def shutdown(panel: Panel, msg: str = "told to stop by remote control", **_: Any
     raise NoReply
 
 
-@command("control")
+@command(None)
 def election(_panel: Panel, **_: Any) -> None:
     """Only Celery's workers elect each other (9): not taken part in."""
 

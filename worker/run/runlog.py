@@ -86,10 +86,15 @@ class RunLog:
         return self._clock() - job.started if job.started else 0.0
 
     def _arguments(self, job: Job) -> str:
-        """Arguments may be private: they are shown at DEBUG alone."""
+        """Arguments may be private: they are shown at DEBUG alone, and as their caller wants them shown."""
         if not logger.isEnabledFor(logging.DEBUG):
             return ""
-        return f" args={saferepr(job.request.args)} kwargs={saferepr(job.request.kwargs)}"
+        request = job.request
+        args, kwargs = (
+            request.argsrepr or saferepr(request.args),
+            request.kwargsrepr or saferepr(request.kwargs),
+        )
+        return f" args={args} kwargs={kwargs}"
 
     def _line(
         self,

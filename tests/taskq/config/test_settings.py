@@ -402,3 +402,22 @@ def test_a_mapping_is_taken_whole() -> None:
 def test_a_missing_config_module_is_an_import_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_config"):
         Settings().from_object("no_such_config")
+
+
+GOOD = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("secrets", ["", "short", f"{GOOD},", f"{GOOD},,{GOOD}", f"{GOOD},short"])
+def test_an_empty_or_short_secret_is_an_error(tmp_path: Path, secrets: str) -> None:
+    """An empty one would have switched signing off, and nobody would have noticed."""
+    with pytest.raises(ConfigError, match="expected secrets of at least 16 characters each") as caught:
+        load(tmp_path, TASKQ_SECURITY_SECRETS=secrets)
+    assert "short" not in str(caught.value)
+    with pytest.raises(ConfigError, match="at least 16 characters"):
+        load(tmp_path, {"security_secrets": secrets.split(",")})
+
+
+def test_secrets_are_texts_by_comma_or_a_list(tmp_path: Path) -> None:
+    assert load(tmp_path, TASKQ_SECURITY_SECRETS=f"{GOOD}, {GOOD}2").security_secrets == (GOOD, f"{GOOD}2")
+    assert load(tmp_path, {"security_secrets": [GOOD]}).security_secrets == (GOOD,)
+    assert load(tmp_path, {"security_secrets": ()}).security_secrets == ()

@@ -27,6 +27,13 @@ from taskq.seams.urls import mask, mask_value, split_urls
         ("sqlite:////var/a:b@c.db", "sqlite:////var/a:b@c.db"),
         ("sqlite:///.taskq/taskq.db", "sqlite:///.taskq/taskq.db"),
         ("redis:u:pw@h", "redis:u:**@h"),
+        ("redis://:p?a=CANARY@h/0", "redis://:**@h/0"),
+        ("amqp://u:p?a=b&c=CANARY@h?heartbeat=5", "amqp://u:**@h?heartbeat=5"),
+        ("amqp:/u:pw@h", "amqp:/u:**@h"),
+        ("amqp:////u:pw@h", "amqp:////u:**@h"),
+        ("u:pw@h", "u:**@h"),
+        ("//u:pw@h", "//u:**@h"),
+        ("pw@h", "**@h"),
         ("disabled", "disabled"),
         ("", ""),
         (

@@ -131,6 +131,35 @@ async def test_status_is_json_without_arguments(app: TaskQ, worker: Worker) -> N
     await result.get(timeout=5)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8787", 200),
+        ("10.1.2.3", 200),
+        ("[::1]:8787", 200),
+        ("localhost:8787", 200),
+        (socket.gethostname(), 200),
+        ("rebound.example.org:8787", 403),
+        ("localhost.example.org", 403),
+    ],
+)
+async def test_a_page_of_another_name_does_not_see_the_status(worker: Worker, host: str, status: int) -> None:
+    request = urllib.request.Request(url_of(worker, "/status?x=1"), headers={"Host": host})
+
+    def ask() -> int:
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    assert await asyncio.to_thread(ask) == status
+    live = urllib.request.Request(url_of(worker, "/metrics"), headers={"Host": host})
+    with urllib.request.urlopen(live, timeout=5) as answer:  # noqa: ASYNC210 - served by threads
+        assert answer.status == 200
+
+
 async def test_it_answers_while_the_loop_is_blocked_and_says_so(app: TaskQ, worker: Worker) -> None:
     await eventually(lambda: is_ready(worker))
     server = server_of(worker)

@@ -76,6 +76,21 @@ def test_other_records_have_level_and_logger_or_task() -> None:
     assert formatter.format(record)[9:] == "warning    proj.add[a11bb308]  so it is"
 
 
+def test_a_message_can_neither_steer_the_terminal_nor_forge_a_line() -> None:
+    formatter = TextFormatter(terminal=False, colour=False)
+    forged = "1970-01-01T00:16:40.250Z succeeded  proj.pay[1]"
+    line = formatter.format(event(detail=f"x\n{forged}\x1b[2J", shown_name="\x9b2Jadd\n", task_id="1\r2"))
+    assert line == rf"1970-01-01T00:16:40.250Z received   \x9b2Jadd\n[1\r2]  x\n{forged}\x1b[2J"
+    record = logging.makeLogRecord({"name": "proj", "msg": f"two\x1b\n{forged}"})
+    first, second = formatter.format(record).splitlines()
+    assert first.endswith(r"two\x1b")
+    assert second == f"    {forged}"
+    error = ValueError("\x1b[31m")
+    record.exc_info = (type(error), error, None)
+    assert "\x1b" not in formatter.format(record)
+    assert "\x9b" not in JsonFormatter().format(event(detail="\x9b", message="\x9b", extra="\x9b"))
+
+
 def test_tracebacks_and_stacks_follow() -> None:
     try:
         int("x")

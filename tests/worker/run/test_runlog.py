@@ -41,6 +41,13 @@ def test_received_shows_arguments_at_debug_alone(job: Job, caplog: pytest.LogCap
     assert only(caplog).detail == "queue=fast args=['secret'] kwargs={}"
 
 
+def test_arguments_are_shown_as_their_caller_wants(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "taskq.worker")
+    job.request.argsrepr, job.request.kwargsrepr = "('***',)", "{'card': '***'}"
+    log_at(10).received(job)
+    assert only(caplog).detail == "queue=fast args=('***',) kwargs={'card': '***'}"
+
+
 def test_every_line_has_the_tasks_fields(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     log_at(10.5).succeeded(job, 4)
     record = only(caplog)
