@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary
 
 from taskq import registry, signals
 from taskq.builtins import builtin_tasks
 from taskq.calls import CallBuilder
+from taskq.canvas.budget import Budget, budget_of
 from taskq.canvas.lowering import frozen, lowered, result_tuple
 from taskq.canvas.signature import AnySignature, Signature, as_signature, new_id
 from taskq.clock import LamportClock, now
@@ -34,7 +36,7 @@ from taskq.sync import SyncCalls
 from taskq.task import Task, TaskOptions
 from taskq.wire.message import Message
 from taskq.wire.request import Request, current
-from taskq.wire.serializers import get_serializer, register_serializer
+from taskq.wire.serializers import bounded, get_serializer, register_serializer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -195,7 +197,7 @@ class TaskQ:
         return StoreConfig(
             url=store_url(conf.result_backend, conf.broker_url),
             expires=conf.result_expires,
-            serializer=get_serializer(conf.result_serializer),
+            serializer=bounded(get_serializer(conf.result_serializer), conf.max_message_values),
             options=conf.result_backend_transport_options,
             timeout=conf.broker_connection_timeout,
             ssl=_tls(tls),
@@ -283,16 +285,21 @@ class TaskQ:
     ) -> Prepared:
         """The messages a signature stands for, and the handle of its result. Nothing is sent.
 
-        `parent` is the run that sends it; default the current one.
+        `parent` is the run that it follows, which may send so much and no more (`max_sent_messages`); default the
+        current one, whose own code may send any number.
 
         Raises:
-            TypeError, EncodeError: as `send`.
+            TypeError, EncodeError: as `send`, or it is too much.
             StoreError: it has a chord, and the result store keeps none.
         """
+        conf = self.conf
+        budget = None if parent is None else budget_of(parent, conf.max_sent_messages, conf.max_sent_bytes)
+        if budget is not None:
+            budget.require(signature)
         parent = parent or current.get()
         reply_to = reply_to or self.oid
         if type(signature) is Signature:  # nearly always
-            message = self.encoded(signature, parent, reply_to)
+            [message] = self._built([signature], parent, reply_to, budget)
             headers = message.headers
             result: AsyncResult[Any] = AsyncResult(
                 headers["id"], self, ignored=bool(headers["ignore_result"])
@@ -302,13 +309,30 @@ class TaskQ:
         plan = lowered(canvas)
         if plan.chords:
             require_chords(self.store_config().url)
-        messages = [self.encoded(plain, parent, reply_to) for plain in plan.signatures]
+        messages = self._built(plan.signatures, parent, reply_to, budget)
         handle = result_from_tuple(result_tuple(canvas), self)
         ignored = {message.headers["id"] for message in messages if message.headers["ignore_result"]}
         if isinstance(handle, GroupResult) and ignored:
             for leaf in handle.leaves():
                 leaf.ignored = leaf.id in ignored
         return Prepared(messages, handle, plan.chords)
+
+    def _built(
+        self,
+        signatures: Sequence[Signature[Any]],
+        parent: Request | None,
+        reply_to: str,
+        budget: Budget | None,
+    ) -> list[Message]:
+        messages = []
+        left = None if budget is None else replace(budget)
+        for signature in signatures:
+            messages.append(self.encoded(signature, parent, reply_to))
+            if left is not None:
+                left.take(messages[-1])
+        if budget is not None and left is not None:  # what was refused has used up nothing
+            budget.messages, budget.size = left.messages, left.size
+        return messages
 
     def encoded(self, signature: Signature[Any], parent: Request | None, reply_to: str) -> Message:
         """The message of a single task. Raises TypeError or EncodeError."""

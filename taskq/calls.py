@@ -91,7 +91,7 @@ class CallBuilder:
         """
         call = self.build(signature, task, parent, reply_to)
         _check_names(call)
-        message = encode(call)
+        message = encode(call, self._conf.max_message_values)
         for mark in self.marks:
             mark(message)
         sign([message], self._conf.security_secrets)

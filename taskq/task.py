@@ -28,6 +28,7 @@ from taskq.near import near_match
 from taskq.options import CallOptions, check_options
 from taskq.results import handles as results
 from taskq.results.handles import AsyncResult
+from taskq.run.outcome import once_name
 from taskq.seams.app import App
 from taskq.seams.connection import Connection
 from taskq.seams.publisher import Publisher
@@ -387,7 +388,9 @@ class Task(Generic[P, R, C]):
         placed = added_to_chord(request, signature)
         name, chord = placed.options["task_id"], placed.options["group_id"]
         await (await self.app.open_store()).grow_chord(chord, name)
-        result: results.AsyncResult[S] = await self.app.send(placed, once=f"chord:{chord}:{name}")
+        result: results.AsyncResult[S] = await self.app.send(
+            placed, once=once_name("added", chord, name, request.chord)
+        )
         return result
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:

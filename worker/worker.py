@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
@@ -15,6 +16,7 @@ from taskq.config.settings import Settings
 from taskq.errors import OperationalError
 from taskq.remote.events import EventWriter
 from taskq.run.hooks import Hooks
+from taskq.run.seals import sealed
 from taskq.seams.broker import Broker, Consumer, open_broker
 from taskq.seams.publisher import announce_before
 from taskq.seams.store import ResultStore
@@ -264,7 +266,7 @@ class _Wiring:
         )
         self.threads = ThreadPool(worker.threads, loop)
         self.processes = _process_pool(worker)
-        effects = self.completer.effects()
+        effects = _sealing(self.completer.effects(), app)
         verdict = Verdict(app, effects, Hooks(lambda call: self.threads.submit(call).done), now=now, log=log)
         self.runner = self._runner(worker, effects, verdict)
         self.watchdog = _watchdog(worker, self.renewed, self.runner)
@@ -358,6 +360,12 @@ class _Wiring:
     def _facts(self) -> dict[str, int]:
         """What heartbeats tell."""
         return {"active": len(self.runner.running), "processed": self.runner.started.total()}
+
+
+def _sealing(effects: Effects, app: TaskQ) -> Effects:
+    """Have the parts of chords signed where there are secrets."""
+    join = sealed(effects.join, app.store_config().serializer, app.conf.security_secrets)
+    return replace(effects, join=join)
 
 
 def _process_pool(worker: Worker) -> ProcessPool:

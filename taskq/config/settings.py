@@ -74,6 +74,14 @@ class Settings(Layered):
     max_inflated_bytes: Count = 64 * 1024 * 1024
     """The largest a compressed message may grow to when it is read, in bytes."""
 
+    max_message_values: Count = 1_000_000
+    """The most values (numbers, texts, arrays, objects and keys) that the body of a message or a stored result may hold. They are counted before any is built: 58 kB of gzip can hold millions."""
+
+    max_sent_messages: Count = 10_000
+    """The most messages that may follow one run: callbacks, the next step of a chain, errbacks, the body of a chord, a replacement. A run with more of them fails before they are built; what a task sends by its own calls is not counted."""
+    max_sent_bytes: Count = 128 * 1024 * 1024
+    """The most bytes that the bodies of these messages may come to."""
+
     # --- Publishing ---
 
     task_publish_retry: bool = True

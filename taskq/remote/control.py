@@ -15,6 +15,7 @@ from taskq.seams.broker import REVOKED_FOR
 from taskq.seams.bus import Exchange, Inbox
 from taskq.wire.control import ControlCommand, read_body, write_command
 from taskq.wire.serializers import get_serializer
+from taskq.wire.signing import sign, verify
 
 #: What each worker answered: node name -> value.
 Reply: TypeAlias = dict[str, Any]
@@ -99,7 +100,9 @@ class Control:
         sent = ControlCommand(command, arguments or {}, destination, whom.get("pattern"), whom.get("matcher"))
         sent.clock = self._app.clock.forward()
         if not whom.get("reply"):
-            await self._send(sent, expires=0)
+            # What is signed can be sent again by who reads it: a command is good for a time only.
+            ends = now() + self._app.conf.control_queue_ttl if self._app.conf.security_secrets else 0
+            await self._send(sent, expires=ends)
             return None
         limit = whom.get("limit") or (len(destination) if destination else None)
         return await self._ask(sent, whom.get("timeout", 1.0), limit, whom.get("callback") or _ignore)
@@ -110,6 +113,7 @@ class Control:
         command.reply_exchange = mailbox.replies.name
         serializer = get_serializer(conf.task_serializer)
         message = write_command(command, serializer, exchange=mailbox.requests.name, expires=expires)
+        sign([message], conf.security_secrets)
         await (await self._app.open_broker()).bus.announce(mailbox.requests, [message])
 
     async def _ask(
@@ -136,6 +140,7 @@ class Control:
 
     def _read(self, message: Any) -> Reply | None:
         try:
+            verify(message, self._app.conf.security_secrets)
             return read_body(message, self._app.conf.accept_content)
         except DecodeError:
             return None

@@ -15,7 +15,8 @@ from taskq.errors import DecodeError, OperationalError
 from taskq.seams.app import App
 from taskq.seams.bus import Exchange, Inbox
 from taskq.wire.message import Message
-from taskq.wire.serializers import get_serializer, require_accepted
+from taskq.wire.serializers import bounded, get_serializer, require_accepted
+from taskq.wire.values import MAX_VALUES
 
 logger = getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Events:
     def _read(self, message: Message) -> list[Event]:
         try:
             require_accepted(message.content_type, {*self._app.conf.accept_content, "json"})
-            content = get_serializer(message.content_type).loads(message.body)
+            content = bounded(get_serializer(message.content_type), MAX_VALUES).loads(message.body)
         except DecodeError as error:
             logger.warning("dropped an unreadable event: %s", error)
             return []

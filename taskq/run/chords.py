@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskq import states
+from taskq.canvas.budget import budget_of
 from taskq.canvas.lowering import bare, end_id, frozen, result_tuple
 from taskq.canvas.shapes import at_end, chain, chord, dissolved, group
 from taskq.canvas.signature import Signature, as_signature, as_signatures
 from taskq.errors import ChordError
 from taskq.run.followups import Errbacks, after_failure
-from taskq.run.outcome import FollowUps
+from taskq.run.outcome import FollowUps, once_name
 from taskq.seams.app import App
 from taskq.wire.exceptions import decode_exception, encode_exception
 from taskq.wire.request import Request, WireSignature
@@ -139,8 +140,10 @@ def _once(completed: Completed, part: ChordPart) -> Completed:
     """The chord ends with this; its messages are named after it, whoever completes it and however often."""
     group_id = str(part.result.group_id)
     completed.follow.ended.append(group_id)
+    # With the id of its body: who sends a part of a chord with the id of another must not silence the body of that.
+    name = once_name("chord", group_id, end_id(as_signature(part.body)))
     for index, message in enumerate(completed.follow.messages):
-        message.once = f"chord:{group_id}:{index}"
+        message.once = f"{name}:{index}"
     return completed
 
 
@@ -156,6 +159,7 @@ def failed_body(app: App, request: Request, part: ChordPart, error: ChordError) 
     )
     completed = Completed(FollowUps(), error=error)
     for stand_in in _broken(body, request):
+        stand_in.budget = budget_of(request, app.conf.max_sent_messages, app.conf.max_sent_bytes)
         errbacks = after_failure(app, stand_in)
         completed.follow.add(errbacks.follow)
         completed.errbacks.append((stand_in, errbacks))

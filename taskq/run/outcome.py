@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import blake2b
 
 from taskq.wire.message import Delivery, Message
+from taskq.wire.protocol import task_id_of
 from taskq.wire.result import TaskResult
 
 
@@ -46,3 +48,22 @@ class Outcome:
     settle: Settle = Settle.ACK
     reason: str = ""
     died: bool = False
+
+
+# --- names against duplicates (`Message.once`): made here, so that no sender can take the name of another's ---
+
+
+def once_name(*parts: object) -> str:
+    """A name that only these parts lead to."""
+    return blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=20).hexdigest()
+
+
+def name_of(delivery: Delivery) -> str:
+    """Names a delivery, the same each time it is delivered.
+
+    Its serial alone would not do: on Redis it is what the sender says, and a message with the serial of another would
+    silence what follows that. With the task's id, its retries and its body only a copy has the same name.
+    """
+    message = delivery.message
+    about = (delivery.serial, delivery.queue, task_id_of(message), message.headers.get("retries"))
+    return once_name(about, blake2b(message.body, digest_size=20).digest())

@@ -8,7 +8,8 @@ from typing import Any
 
 from taskq.errors import DecodeError
 from taskq.wire.message import Message
-from taskq.wire.serializers import Serializer, get_serializer, json_dumps, require_accepted
+from taskq.wire.serializers import Serializer, bounded, get_serializer, json_dumps, require_accepted
+from taskq.wire.values import MAX_VALUES
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ def read_body(message: Message, accept: Collection[str]) -> dict[str, Any]:
         DecodeError: it cannot be read, is of a content type that is not accepted, or holds none.
     """
     require_accepted(message.content_type, accept)
-    body = get_serializer(message.content_type).loads(message.body)
+    body = bounded(get_serializer(message.content_type), MAX_VALUES).loads(message.body)
     if not isinstance(body, dict):
         raise DecodeError(f"not an object but {type(body).__name__}")
     return body

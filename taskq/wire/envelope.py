@@ -8,8 +8,10 @@ import orjson
 
 from taskq.errors import DecodeError, EncodeError
 from taskq.wire.message import Message
-from taskq.wire.serializers import json_dumps, json_loads
+from taskq.wire.serializers import get_serializer, json_dumps, json_loads, require_few_values
+from taskq.wire.values import MAX_VALUES
 
+_JSON = get_serializer("json")
 _PLAIN = frozenset((str, int, bool, type(None)))
 
 
@@ -89,6 +91,8 @@ def loads_tagged(raw: bytes) -> tuple[Message, str]:
 
 def _read(raw: bytes) -> Any:
     """The JSON of an envelope: only its headers can hold what orjson reads otherwise than kombu, and rarely do."""
+    # The body is one text in it: what is counted is the headers.
+    require_few_values(_JSON, raw, MAX_VALUES)
     try:
         envelope = orjson.loads(raw)
         headers = envelope["headers"].values()

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from taskq.errors import ConfigError, DecodeError
+from taskq.errors import ConfigError, DecodeError, EncodeError
 from taskq.wire.compression import MAX_INFLATED, compress, decompress
 from taskq.wire.message import Message
 from taskq.wire.repr import saferepr
 from taskq.wire.request import Request, WireSignature
-from taskq.wire.serializers import Serializer, get_serializer, require_accepted
+from taskq.wire.serializers import Serializer, get_serializer, require_accepted, require_few_values
+from taskq.wire.values import MAX_VALUES
 
 
 @dataclass(slots=True)
@@ -58,14 +59,15 @@ class Call:
     delivery_mode: int = 2
 
 
-def encode(call: Call) -> Message:
+def encode(call: Call, max_values: int = MAX_VALUES) -> Message:
     """The message of a call: protocol 2.
 
     `expires` travels as a header only, not as the property that makes RabbitMQ drop the message silently
     (wire-format.md 13.7).
 
     Raises:
-        EncodeError: arguments that the serializer or the compression cannot write.
+        EncodeError: arguments that the serializer or the compression cannot write, or that are more than
+            `max_values` values.
         ConfigError: no compression of that name.
     """
     headers = _headers(call)
@@ -76,6 +78,10 @@ def encode(call: Call) -> Message:
         "chord": call.chord,
     }
     body = call.serializer.dumps((call.args, call.kwargs, links))
+    try:
+        require_few_values(call.serializer, body, max_values)
+    except DecodeError as exc:
+        raise EncodeError(str(exc)) from None
     if call.compression:
         body, headers["compression"] = compress(body, call.compression)
     if call.headers:
@@ -127,17 +133,31 @@ def _aware(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
-def decode(message: Message, accept: Collection[str], *, max_inflated: int = MAX_INFLATED) -> Request:
+def decode(
+    message: Message,
+    accept: Collection[str],
+    *,
+    max_inflated: int = MAX_INFLATED,
+    max_values: int = MAX_VALUES,
+) -> Request:
     """Read a task message of protocol 2, of protocol 1 or of the mixed form; nothing in it is trusted.
 
-    `accept` holds serializer names or content types, `max_inflated` bounds a compressed body, in bytes.
+    `accept` holds serializer names or content types, `max_inflated` bounds a compressed body, in bytes, and
+    `max_values` how many values the body may hold.
 
     Raises:
         ContentDisallowed: the content type is not in `accept`.
         DecodeError: anything else that is wrong with it, in one line.
     """
     require_accepted(message.content_type, accept)
-    payload = _payload(message, max_inflated)
+    body = _inflated(message, max_inflated)
+    payload = _payload(message.content_type, body, max_values)
+    request = _read(message, payload)
+    request.size = len(body)
+    return request
+
+
+def _read(message: Message, payload: Any) -> Request:
     if isinstance(payload, dict):
         return _old_request(message, payload)
     if "task" not in message.headers:
@@ -158,17 +178,21 @@ def _is_writable(name: str) -> bool:
     return name.encode("utf-8", "ignore").decode() == name
 
 
-def _payload(message: Message, max_inflated: int) -> Any:
-    body = message.body
+def _inflated(message: Message, max_inflated: int) -> bytes:
     compression = message.headers.get("compression")
-    if compression:
-        if type(compression) is not str:
-            raise DecodeError(f"the header compression is {saferepr(compression, 60)}, not text")
-        body = decompress(body, compression, max_inflated)
+    if not compression:
+        return message.body
+    if type(compression) is not str:
+        raise DecodeError(f"the header compression is {saferepr(compression, 60)}, not text")
+    return decompress(message.body, compression, max_inflated)
+
+
+def _payload(content_type: str, body: bytes, max_values: int) -> Any:
     try:
-        serializer = get_serializer(message.content_type)
+        serializer = get_serializer(content_type)
     except ConfigError as exc:
         raise DecodeError(str(exc)) from None
+    require_few_values(serializer, body, max_values)
     return serializer.loads(body)
 
 

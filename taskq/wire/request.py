@@ -53,6 +53,10 @@ class Request:
     called_directly: bool = False
     #: Result tuples (wire-format.md 4.5) of the tasks sent by this run, in order.
     children: list[Any] = field(default_factory=list)
+    #: Bytes of its body as it was read: inflated, where it came compressed.
+    size: int = 0
+    #: What may still be sent because of this run (taskq/canvas/budget.py); None until something is.
+    budget: Any = None
     #: How many tasks this run has added to its chord.
     added: int = 0
     #: Set by the worker: stores a state of this run, in order with the others; None outside a worker.

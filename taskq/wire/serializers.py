@@ -2,17 +2,19 @@
 
 import pickle
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgpack
 
 from taskq.errors import ConfigError, ContentDisallowed, DecodeError, EncodeError
 from taskq.wire.json import MAX_DEPTH, check_shape, json_dumps, json_loads, kombu_text, register_type
 from taskq.wire.repr import saferepr
+from taskq.wire.values import counted, json_values, msgpack_values
 
 __all__ = [
     "MAX_DEPTH",
     "Serializer",
+    "bounded",
     "content_allowed",
     "get_serializer",
     "json_dumps",
@@ -21,13 +23,20 @@ __all__ = [
     "register_serializer",
     "register_type",
     "require_accepted",
+    "require_few_values",
 ]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Serializer(NamedTuple):
     """How values become bytes. `dumps` raises EncodeError, `loads` DecodeError.
 
     `content_type` and `content_encoding` go with every message ("utf-8" for text, "binary" for the rest).
+    `values(data, most)` tells how many values `data` holds without building them, and may stop counting beyond
+    `most`; None: it cannot be told.
     """
 
     name: str
@@ -35,6 +44,7 @@ class Serializer(NamedTuple):
     content_encoding: str
     dumps: Callable[[Any], bytes]
     loads: Callable[[bytes], Any]
+    values: Callable[[bytes, int], int] | None = None
 
 
 _by_name: dict[str, Serializer] = {}
@@ -47,7 +57,10 @@ def register_serializer(serializer: Serializer) -> None:
     Its functions may raise anything: callers see EncodeError and DecodeError. What it reads may be nested
     254 levels deep.
     """
-    _register(serializer._replace(dumps=_guard_dumps(serializer), loads=_guard_loads(serializer)))
+    guarded = serializer._replace(dumps=_guard_dumps(serializer), loads=_guard_loads(serializer))
+    if serializer.values is not None:
+        guarded = guarded._replace(values=_guard(serializer.name, serializer.values))
+    _register(guarded)
 
 
 def get_serializer(name: str) -> Serializer:
@@ -79,6 +92,22 @@ def require_accepted(content_type: str, accept: Collection[str]) -> None:
         )
 
 
+def require_few_values(serializer: Serializer, data: bytes, most: int) -> None:
+    """Raise DecodeError if `data` would become more than `most` values. A value takes a byte at least."""
+    if len(data) > most and serializer.values is not None and serializer.values(data, most) > most:
+        raise DecodeError(f"refused: its {len(data)} bytes hold more than {most} values (max_message_values)")
+
+
+def bounded(serializer: Serializer, most: int) -> Serializer:
+    """The same serializer, which reads nothing of more than `most` values."""
+
+    def loads(data: bytes) -> Any:
+        require_few_values(serializer, data, most)
+        return serializer.loads(data)
+
+    return serializer._replace(loads=loads)
+
+
 def _register(serializer: Serializer) -> None:
     _by_name[serializer.name] = serializer
     _by_type[serializer.content_type] = serializer
@@ -99,16 +128,25 @@ def _guard_dumps(serializer: Serializer) -> Callable[[Any], bytes]:
 
 def _guard_loads(serializer: Serializer) -> Callable[[bytes], Any]:
     def loads(data: bytes) -> Any:
+        value = serializer.loads(data)
+        check_shape(value, len(data))
+        return value
+
+    return _guard(serializer.name, loads)
+
+
+def _guard(name: str, read: Callable[P, T]) -> Callable[P, T]:
+    """The same; whatever goes wrong is a DecodeError."""
+
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            value = serializer.loads(data)
-            check_shape(value, len(data))
+            return read(*args, **kwargs)
         except DecodeError:
             raise
         except Exception as exc:
-            raise DecodeError(f"not readable as {serializer.name}: {_told(exc)}") from exc
-        return value
+            raise DecodeError(f"not readable as {name}: {_told(exc)}") from exc
 
-    return loads
+    return guarded
 
 
 def _told(exc: Exception) -> str:
@@ -133,6 +171,11 @@ def _yaml_loads(data: bytes) -> Any:
     return _yaml(DecodeError).safe_load(data)
 
 
+def _yaml_values(data: bytes, most: int) -> int:
+    yaml = _yaml(DecodeError)  # what aliases expand to is seen when it is there: `check_shape`
+    return counted(yaml.parse(data, Loader=yaml.SafeLoader), most)
+
+
 def _msgpack_dumps(value: Any) -> bytes:
     packed: bytes = msgpack.packb(value, use_bin_type=True) or b""
     return packed
@@ -150,9 +193,11 @@ def _pickle_loads(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 - only for those who list it in accept_content
 
 
-_register(Serializer("json", "application/json", "utf-8", json_dumps, json_loads))
-register_serializer(Serializer("msgpack", "application/x-msgpack", "binary", _msgpack_dumps, _msgpack_loads))
-register_serializer(Serializer("yaml", "application/x-yaml", "utf-8", _yaml_dumps, _yaml_loads))
+_register(Serializer("json", "application/json", "utf-8", json_dumps, json_loads, json_values))
+register_serializer(
+    Serializer("msgpack", "application/x-msgpack", "binary", _msgpack_dumps, _msgpack_loads, msgpack_values)
+)
+register_serializer(Serializer("yaml", "application/x-yaml", "utf-8", _yaml_dumps, _yaml_loads, _yaml_values))
 register_serializer(
     Serializer("pickle", "application/x-python-serialize", "binary", _pickle_dumps, _pickle_loads)
 )

@@ -1,17 +1,22 @@
 """Messages signed by a shared secret: what was not signed, or was changed, is never run."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from taskq import TaskQ, signals
-from taskq.errors import UntrustedMessage
+from taskq import TaskQ, chord, group, signals
+from taskq.clock import now
+from taskq.errors import ChordError, UntrustedMessage
+from taskq.wire.control import ControlCommand, write_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.protocol import Call, encode
+from taskq.wire.result import TaskResult
 from taskq.wire.serializers import get_serializer
-from taskq.wire.signing import HEADER, sign, verify
+from taskq.wire.signing import HEADER, ROUTE, sign, verify
+from taskq.worker.remote.guard import Guard
 from tests.harness import Place, running
 from tests.polling import eventually
 from tests.rabbit import rabbit_vhost
@@ -128,6 +133,10 @@ def header(name: str, value: Any) -> Callable[[Message], None]:
         header(HEADER, "ä"),
         header(HEADER, 17),
         header("deep", {1: {"a": 2}, "b": 3}),
+        header("x-death-of-mine", 1),
+        header("x-taskq-mine", 1),
+        header(ROUTE, ["", "elsewhere", 0]),
+        lambda message: setattr(message, "priority", 9),
         lambda message: setattr(message, "body", message.body.replace(b"1", b"2")),
         lambda message: setattr(message, "reply_to", "elsewhere"),
         lambda message: setattr(message, "content_type", "application/x-python-serialize"),
@@ -145,6 +154,8 @@ def test_what_brokers_add_is_no_change() -> None:
     message = signed()
     message.headers |= {
         "x-death": [{"count": 1}],
+        "x-first-death-queue": "celery",
+        "x-last-death-reason": "expired",
         "x-delivery-count": 2,
         "redelivered": True,
         "x-taskq-due": 1,
@@ -163,3 +174,103 @@ def test_secrets_are_not_shown(place_memory: Place) -> None:
     app = signed_app(place_memory, *SECRETS)
     assert "horse" not in repr(app.conf)
     assert "horse" not in str(app.conf.masked())
+
+
+async def test_a_signed_message_runs_in_no_other_queue(place: Place) -> None:
+    app = signed_app(place, *SECRETS)
+    [message] = app.prepare(app.signature("signed.add", (1, 2)).set(queue="cheap")).messages
+    async with app, running(app, queues=["costly"]):
+        broker = await app.open_broker()
+        await broker.publish([replace(message, routing_key="costly")])
+        [letter] = await eventually(broker.dead)
+        assert "does not lead to queue costly" in letter.reason
+
+
+async def test_signed_messages_go_through_exchanges(place: Place) -> None:
+    queues = [
+        {"name": "reports", "exchange": "documents", "exchange_type": "topic", "routing_key": "report.#"}
+    ]
+    app = signed_app(place, *SECRETS)
+    app.conf.update(task_queues=queues)
+    add: Any = app.tasks["signed.add"]
+    async with app, running(app, queues=["reports"]):
+        where = {"exchange": "documents", "routing_key": "report.daily"}
+        assert await (await add.apply_async((1, 2), **where)).get(10) == 3
+        assert await (await add.apply_async((1, 2), countdown=1.1, **where)).get(10) == 3
+
+
+async def test_parts_of_chords_are_signed(place: Place) -> None:
+    app = signed_app(place, *SECRETS)
+    add: Any = app.tasks["signed.add"]
+
+    @app.task(name="signed.total")
+    async def total(values: list[Any]) -> Any:
+        return values
+
+    async with app, running(app):
+        flow = chord(
+            [add.s(1, 2), group(add.s(3, 4), add.s(5, 6)) | app.signature("signed.total")], total.s()
+        )
+        assert await (await flow.apply_async()).get(10) == [3, [7, 11]]
+
+
+async def test_a_part_that_nobody_signed_fails_its_chord(place: Place) -> None:
+    """Who writes to the result store chooses no arguments of the body."""
+    app, forger = signed_app(place, *SECRETS), signed_app(place)
+    add: Any = app.tasks["signed.add"]
+
+    @app.task(name="signed.total")
+    async def total(values: list[Any]) -> Any:
+        return values
+
+    flow = chord([add.s(1, 2), add.s(3, 4)], total.s())
+    async with app, forger:
+        result: Any = await flow.apply_async()
+        group_id = result.parent.id
+        member = result.parent.results[0].id
+        forged = TaskResult(member, "SUCCESS", "rm -rf", group_id=group_id)
+        await (await forger.open_store()).join(forged, 0)
+        async with running(app):
+            with pytest.raises(ChordError, match="not signed"):
+                await result.get(10)
+
+
+async def test_remote_control_is_signed_both_ways(place: Place) -> None:
+    app, stranger = signed_app(place, *SECRETS), signed_app(place)
+    async with app, stranger, running(app) as worker:
+        assert await app.control.ping(timeout=5, destination=[worker.hostname]) == [
+            {worker.hostname: {"ok": "pong"}}
+        ]
+        assert await app.control.rate_limit("signed.add", "10/s", reply=True, limit=1, timeout=5)
+        await stranger.control.shutdown()
+        assert await stranger.control.ping(timeout=0.5) == []
+        assert await (await app.send_task("signed.add", (1, 2))).get(10) == 3
+
+
+def command(expires: Any, secrets: Sequence[str] = SECRETS) -> Message:
+    message = write_command(
+        ControlCommand("ping"), get_serializer("json"), exchange="celery.pidbox", expires=expires
+    )
+    sign([message], secrets)
+    return message
+
+
+def test_a_command_counts_in_time_and_once() -> None:
+    guard, again = Guard(SECRETS), command(now() + 300)
+    guard.require(again)
+    with pytest.raises(UntrustedMessage, match="obeyed before"):
+        guard.require(again)
+    for wrong in (0, None, now() - 120, now() + 10**6, float("nan"), "soon", 10**400):
+        with pytest.raises(UntrustedMessage):
+            guard.require(command(wrong))
+    with pytest.raises(UntrustedMessage, match="not signed"):
+        guard.require(command(now() + 300, ()))
+    Guard(()).require(command(0, ()))
+
+
+async def test_replies_of_strangers_are_not_believed(place_memory: Place) -> None:
+    app = signed_app(place_memory, *SECRETS)
+    reply = write_reply(ControlCommand("ping", ticket="a"), "celery@evil", {"ok": "pong"}, 1)
+    assert app.control._read(reply) is None
+    sign([reply], SECRETS)
+    assert app.control._read(reply) == {"celery@evil": {"ok": "pong"}}

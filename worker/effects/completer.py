@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from taskq.canvas.signature import new_id
 from taskq.clock import now
 from taskq.errors import EncodeError, OperationalError, StoreError, Unroutable
-from taskq.run.outcome import FollowUps, Outcome, Settle
+from taskq.run.outcome import FollowUps, Outcome, Settle, name_of
 from taskq.seams.broker import Broker, Consumer
 from taskq.seams.publisher import failures_of
 from taskq.seams.retry import retry_until_done
@@ -270,7 +270,8 @@ def _named(outcome: Outcome) -> FollowUps:
     """What follows a run, named after its message: done again after a crash, it is published only once."""
     follow = outcome.follow or FollowUps()
     if outcome.delivery.serial:
-        names = [f"{outcome.delivery.serial}:{index}" for index in range(len(follow.messages))]
+        name = name_of(outcome.delivery)
+        names = [f"{name}:{index}" for index in range(len(follow.messages))]
         for name, message in zip(names, follow.messages, strict=True):
             message.once = message.once or name
         outcome.delivery.once = names

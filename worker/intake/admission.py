@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from taskq.app import TaskQ
 from taskq.errors import DecodeError, NotRegistered, TaskqError, UntrustedMessage, WorkerLostError
-from taskq.wire.message import Delivery
+from taskq.seams.exchanges import reaches
+from taskq.wire.message import Delivery, Message
 from taskq.wire.protocol import decode
+from taskq.wire.repr import saferepr
 from taskq.wire.request import Request
-from taskq.wire.signing import verify
+from taskq.wire.signing import sent_to, verify
 from taskq.worker.run.job import Job
 from taskq.worker.run.places import place_of
 
@@ -40,7 +42,7 @@ class Admission:
         conf = self._app.conf
         message = delivery.message
         try:
-            verify(message, conf.security_secrets)
+            self._verify(delivery)
         except UntrustedMessage as error:
             return Inadmissible(delivery, error, f"{type(error).__name__}: {error}")
         if delivery.deaths >= conf.max_deaths:
@@ -50,7 +52,7 @@ class Admission:
             reason = f"its body has {len(message.body)} bytes, max_message_bytes is {conf.max_message_bytes}"
             return Inadmissible(delivery, DecodeError(reason), reason)
         try:
-            request = decode(message, self._accept, max_inflated=conf.max_inflated_bytes)
+            request = self._read(message)
         except DecodeError as error:
             return Inadmissible(delivery, error, f"{type(error).__name__}: {error}")
         task = self._app.find_task(request.task)
@@ -65,9 +67,30 @@ class Admission:
                 job.due = due
         return job
 
+    def _verify(self, delivery: Delivery) -> None:
+        """Raise UntrustedMessage unless it was signed, and for the queue it comes from."""
+        secrets = self._app.conf.security_secrets
+        verify(delivery.message, secrets)
+        if not secrets:
+            return
+        exchange, key, _ = sent_to(delivery.message)
+        sent = Message({}, b"", exchange=exchange, routing_key=key)
+        queue = self._app.router.queue(delivery.queue)
+        if key != queue.name if not exchange else not reaches(sent, queue):
+            where = saferepr((exchange, key), 120)
+            raise UntrustedMessage(
+                f"refused: it was signed for {where}, which does not lead to queue {delivery.queue} (security_secrets)"
+            )
+
     def _readable(self, delivery: Delivery) -> Request | None:
         """The request of a message that is refused for another reason: who waits for it is to learn of that."""
         try:
-            return decode(delivery.message, self._accept, max_inflated=self._app.conf.max_inflated_bytes)
+            return self._read(delivery.message)
         except DecodeError:
             return None
+
+    def _read(self, message: Message) -> Request:
+        conf = self._app.conf
+        return decode(
+            message, self._accept, max_inflated=conf.max_inflated_bytes, max_values=conf.max_message_values
+        )

@@ -2,12 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
 
 from taskq.wire.message import Delivery
 from taskq.worker.run.job import Job
-
-_UNKNOWN: Final = object()
 
 
 class Custody:
@@ -17,13 +14,13 @@ class Custody:
         self._jobs: dict[Delivery, Job | None] = {}
         self._leaving: set[Delivery] = set()
         self._changed = asyncio.Event()
-        #: Of the bodies of all that is held.
+        #: Of the bodies of all that is held, inflated where they are read.
         self.bytes = 0
 
     def take(self, delivery: Delivery, job: Job | None) -> None:
         """Begin custody."""
         self._jobs[delivery] = job
-        self.bytes += len(delivery.message.body)
+        self.bytes += _size(delivery, job)
 
     def leave(self, deliveries: Iterable[Delivery]) -> None:
         """The broker is about to be told that these are ours no more: from now on a missing lease is no loss."""
@@ -33,8 +30,8 @@ class Custody:
         """End custody."""
         for delivery in deliveries:
             self._leaving.discard(delivery)
-            if self._jobs.pop(delivery, _UNKNOWN) is not _UNKNOWN:
-                self.bytes -= len(delivery.message.body)
+            if delivery in self._jobs:
+                self.bytes -= _size(delivery, self._jobs.pop(delivery))
         self._changed.set()
 
     def jobs(self) -> list[Job]:
@@ -68,3 +65,8 @@ class Custody:
     def wake(self) -> None:
         """Have who waits for a change look again."""
         self._changed.set()
+
+
+def _size(delivery: Delivery, job: Job | None) -> int:
+    """Bytes of its body. One that came compressed is held inflated, too, in the values that were read."""
+    return max(len(delivery.message.body), 0 if job is None else job.request.size)

@@ -24,6 +24,9 @@ from taskq.worker.run.verdict import REVOKED, Verdict
 
 logger = logging.getLogger("taskq.worker")
 
+#: Larger bodies, in bytes, wait in the broker: read, they take many times as much memory here.
+MOST_WAITING = 2_000_000
+
 #: The longest sleep until the next eta, in seconds: a wall clock that is set forward is noticed after this.
 _MAX_SLEEP = 10.0
 
@@ -130,7 +133,11 @@ class Intake:
     def _place(self, job: Job) -> float | None:
         """Pass a job on, to run now or later here; where there is no room for it, when it should come again."""
         # What waits for its time is to leave room for what could run.
-        has_room = self.waiting < self._later_limit and 2 * self._custody.bytes <= self.max_bytes
+        has_room = (
+            self.waiting < self._later_limit
+            and 2 * self._custody.bytes <= self.max_bytes
+            and job.request.size <= MOST_WAITING
+        )
         if job.due:
             if not has_room or job.due - self._now() > self._horizon:
                 return job.due

@@ -12,7 +12,9 @@ from taskq.seams.bus import Listener
 from taskq.wire.control import ControlCommand, read_command, write_reply
 from taskq.wire.message import Message
 from taskq.wire.repr import saferepr
+from taskq.wire.signing import sign
 from taskq.worker.remote import diagnosis, inspection, steering
+from taskq.worker.remote.guard import Guard
 from taskq.worker.remote.panel import COMMANDS, NoReply, Panel, PanelCommand
 
 logger = logging.getLogger("taskq.worker")
@@ -32,6 +34,7 @@ class RemoteControl:
         self._panel = panel
         self._conf = panel.app.conf
         self._mailbox = mailbox_of(panel.app.conf)
+        self._guard = Guard(self._conf.security_secrets)
         self._listener: Listener | None = None
         self._told = False
 
@@ -64,6 +67,7 @@ class RemoteControl:
         """Carry out one command and answer it."""
         panel = self._panel
         try:
+            self._guard.require(message)
             command = read_command(message, self._conf.accept_content)
             panel.app.clock.adjust(command.clock)
             if not command.is_for(panel.hostname):
@@ -103,4 +107,5 @@ class RemoteControl:
             message = write_reply(command, panel.hostname, value, tick)
         except EncodeError as error:
             message = write_reply(command, panel.hostname, {"error": repr(error)}, tick)
+        sign([message], self._conf.security_secrets)
         await panel.broker.bus.announce(self._mailbox.replies, [message])
