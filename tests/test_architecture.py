@@ -32,7 +32,10 @@ CONSTRUCTOR_PARAMETERS: Final = 8
 # -- who may reach whom: through any number of imports, those for type checkers included
 
 #: Rule 1: what everybody may import.
-LEAVES: Final = tuple(f"taskq.{name}" for name in ("errors", "states", "options", "version", "clock", "near"))
+LEAVES: Final = (
+    *("taskq.errors", "taskq.states", "taskq.options"),
+    *("taskq.version", "taskq.clock", "taskq.near", "taskq.printable"),
+)
 #: Rule 2.
 WIRE: Final = (*LEAVES, "taskq.wire.*")
 SEAMS: Final = (*WIRE, "taskq.seams.*")
@@ -157,6 +160,7 @@ SMALL: Final = (
     ("taskq.cli.*", "a command a file, and what several use: loaded when asked for"),
     ("taskq.logs", "a leaf that users import"),
     ("taskq.near", "a leaf"),
+    ("taskq.printable", "a leaf"),
     ("taskq.registry", "what is one to a process: below all that asks for it"),
     ("taskq.schedules.cronlines", "alone in importing cronsim"),
     ("taskq.schedules.intervals", "a kind of schedule a file"),
