@@ -6,6 +6,7 @@ Each call of rabbitmqctl starts an Erlang of its own, for a second: what can be 
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -19,17 +20,18 @@ from yarl import URL
 _PRIVATE = json.loads(os.environ.get("TASKQ_TEST_RABBITMQCTL", "null"))
 #: The one on PATH changes to the user of the system's server, whose cookie is another one.
 CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl" if _PRIVATE else shutil.which("rabbitmqctl")
-#: How many virtual hosts are made at a time.
-BATCH = 8
+#: The most virtual hosts that are made at a time. Each takes seven file handles of the about 900 that a server may
+#: have with the usual limit, and with none left it answers nobody.
+MOST = 4
 
-ADD = """
+#: Remove virtual hosts, make others, and give the names of all there are.
+CHANGE = """
+    [catch rabbit_vhost:delete(Name, <<"tests">>) || Name <- REMOVED],
     [begin
         rabbit_vhost:add(Name, <<"tests">>),
         rabbit_auth_backend_internal:set_permissions(USER, Name, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
-    end || Name <- NAMES].
-"""
-REMOVE = """
-    [catch rabbit_vhost:delete(Name, <<"tests">>) || Name <- NAMES].
+    end || Name <- ADDED],
+    rabbit_vhost:list_names().
 """
 #: Close the connections of a vhost whose name has a part, each when the one before is back, and give their number.
 CLOSE = """
@@ -59,8 +61,9 @@ CLOSE = """
     length(All).
 """
 
-_made: list[str] = []
 _unused: list[str] = []
+_in_use: list[str] = []
+_used: set[str] = set()
 
 
 def rabbitmqctl(*arguments: str) -> str:
@@ -84,24 +87,46 @@ def rabbit_vhost(amqp_url: str) -> Iterator[str]:
         yield amqp_url
         return
     if not _unused:
-        add_vhosts(URL(amqp_url).user or "guest")
-    own = str(URL(amqp_url).with_path(f"/{_unused.pop()}"))
-    yield own if asyncio.run(reachable(own)) else amqp_url
+        change_vhosts(min(MOST, 1 + len(_in_use) + len(_used)), URL(amqp_url).user or "guest")
+    name = _unused.pop()
+    _in_use.append(name)
+    try:
+        own = str(URL(amqp_url).with_path(f"/{name}"))
+        yield own if asyncio.run(reachable(own)) else amqp_url
+    finally:
+        _in_use.remove(name)
+        _used.add(name)
 
 
-def add_vhosts(user: str) -> None:
-    names = [f"taskq-test-{uuid.uuid4().hex[:12]}" for _ in range(BATCH)]
-    _made.extend(names)
-    evaluate(ADD, NAMES=names, USER=user)
+def change_vhosts(count: int, user: str = "guest") -> None:
+    """Make so many, and remove those that were used. The names tell whose they are: what a killed session left goes, too."""
+    names = [f"taskq-test-{os.getpid()}-{uuid.uuid4().hex[:12]}" for _ in range(count)]
+    said = evaluate(CHANGE, ADDED=names, REMOVED=sorted(_used), USER=user)
     _unused.extend(names)
+    _used.clear()
+    _used.update(f"taskq-test-{pid}-{rest}" for pid, rest in OWNED.findall(said) if not is_alive(int(pid)))
 
 
 def remove_vhosts() -> None:
-    """At the end of the session, all that were made."""
-    if _made:
-        evaluate(REMOVE, NAMES=_made)
-        _made.clear()
-        _unused.clear()
+    """At the end of the session, all that are left."""
+    _used.update(_unused)
+    _unused.clear()
+    if _used:
+        change_vhosts(0)
+
+
+#: A name of ours in what Erlang prints: the process that made it, and the rest.
+OWNED = re.compile(r'<<"taskq-test-(\d+)-(\w+)">>')
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def evaluate(program: str, **words: str | list[str]) -> str:
