@@ -38,6 +38,9 @@ from taskq.wire.message import Message
 from taskq.wire.request import Request, current
 from taskq.wire.serializers import bounded, get_serializer, register_serializer
 
+if TYPE_CHECKING:
+    from taskq.schedules.api import Schedules
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
@@ -82,6 +85,11 @@ class TaskQ:
         #: The logical clock of this process's events and control messages.
         self.clock = LamportClock()
         self.control, self.events = Control(self), Events(self)
+        #: What `add_periodic_task` has declared, by name.
+        self.periodic: dict[str, Mapping[str, Any]] = {}
+        #: Celery's hooks for `add_periodic_task`; they are called with the app before its schedules are first used.
+        self.on_after_configure = signals.Signal("on_after_configure")
+        self.on_after_finalize = signals.Signal("on_after_finalize")
         registry.set_current(self)
 
     # --- tasks ----------------------------------------------------------------------------------------------
@@ -121,6 +129,43 @@ class TaskQ:
             return task
 
         return register if fun is None else register(fun)
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Signature[Any] | Task[Any, Any, Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Unpack[CallOptions],
+    ) -> str:
+        """Have schedulers (`taskq beat`) send a task; the name of the entry.
+
+        Args:
+            schedule: of `taskq.schedules`, seconds, a timedelta, or an object of `celery.schedules`.
+            sig: the task: `add.s(2, 2)`.
+            args: positional arguments before those of the signature.
+            kwargs: keyword arguments beside those of the signature.
+            name: of the entry; default the call as text, `proj.add(2, 2)`.
+            opts: further options of the call, as `expires`.
+
+        Raises:
+            TypeError: the schedule is none, `sig` is a canvas, or an option is unknown.
+            ValueError: the schedule has a wrong value.
+        """
+        from taskq.schedules.entries import declaration  # noqa: PLC0415 - a floor, loaded only when used
+
+        call = as_signature(sig.s() if isinstance(sig, Task) else sig, self).clone(args, kwargs, **opts)
+        key = name or repr(call)
+        self.periodic[key] = declaration(schedule, call)
+        return key
+
+    @property
+    def schedules(self) -> "Schedules":
+        """Periodic tasks at run time: put, pause, run now, ... See docs/schedules.md."""
+        from taskq.schedules.api import Schedules  # noqa: PLC0415 - a floor, loaded only when used
+
+        return Schedules(self)
 
     def autodiscover_tasks(self, packages: Sequence[str], related_name: str = "tasks") -> None:
         """Import `<package>.<related_name>` of each package that has one."""
@@ -473,6 +518,10 @@ def make_task(
 ) -> Task[Any, Any, Any]:
     """A task from a function and the options of the decorator, named as Celery names it."""
     chosen = dict(options)
+    if chosen.get("schedule") is not None:
+        from taskq.schedules.convert import as_schedule  # noqa: PLC0415 - a floor, loaded only when used
+
+        chosen["schedule"] = as_schedule(chosen["schedule"])
     base: type[Task[Any, Any, Any]] = chosen.pop("base", None) or Task
     module = main if function.__module__ == "__main__" else function.__module__
     name = chosen.pop("name", None) or f"{module}.{function.__name__}"

@@ -69,6 +69,8 @@ worker_ready = Signal("worker_ready")
 worker_shutting_down = Signal("worker_shutting_down")
 worker_shutdown = Signal("worker_shutdown")
 setup_logging = Signal("setup_logging")
+beat_init = Signal("beat_init")
+beat_embedded_init = Signal("beat_embedded_init")
 
 
 async def announce(signal: Signal, messages: Sequence[Message]) -> None:

@@ -61,6 +61,7 @@ class TaskOptions(TypedDict, total=False):
     throws: exception types that are expected: logged as one line, without traceback.
     rate_limit: how often each worker may start it: "10/s", "100/m", "5/h", or a number per second.
     typing: check the arguments of a call against the function (default True).
+    schedule: when schedulers send it, without arguments: of `taskq.schedules`, or seconds.
     """
 
     name: str
@@ -88,6 +89,7 @@ class TaskOptions(TypedDict, total=False):
     expires: float | timedelta | datetime | None
     queue: str | None
     run_in: Literal["thread", "process"] | None
+    schedule: Any
 
 
 _KNOWN = frozenset(TaskOptions.__annotations__)
@@ -120,6 +122,7 @@ class Task(Generic[P, R, C]):
     retry_jitter: bool = True
     throws: Sequence[type[BaseException]] = ()
     typing: bool = True
+    schedule: Any = None
     serializer: str | None = None
     compression: str | None = None
     ignore_result: bool | None = None

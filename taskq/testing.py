@@ -79,6 +79,9 @@ class AutojumpLoop(asyncio.SelectorEventLoop):
         self._started = time.time()
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        # asyncio runs what is due before `time() + resolution`. A nanosecond is lost in the digits of a time after 97
+        # days, and then nothing would ever be due.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Seconds since the loop was made, skipped ones included."""

@@ -68,7 +68,7 @@ MAY_REACH: Final = (
     ("taskq.worker*", (*LIBRARY, "taskq.worker*")),
     ("taskq.schedules.*", (*LIBRARY, "taskq.schedules.*")),
     ("taskq.testing", (*LIBRARY, "taskq.worker*")),
-    ("taskq.cli*", (*LIBRARY, "taskq.worker*", "taskq.cli*")),
+    ("taskq.cli*", (*LIBRARY, "taskq.worker*", "taskq.schedules.*", "taskq.cli*")),
 )
 
 #: (who, whom it imports all the same, why): the way on from there is not followed.
@@ -83,6 +83,9 @@ NOT_FOLLOWED: Final = (
     ("taskq.canvas.shapes", "taskq.results.handles", "names the type of what `delay` gives"),
     ("taskq.canvas.shapes", "taskq.sync", "names the type of what `sync` gives"),
     ("taskq.config.finder", "taskq.app", "finds apps"),
+    ("taskq.app", "taskq.schedules.api", "a floor: loaded when `app.schedules` is used"),
+    ("taskq.app", "taskq.schedules.entries", "a floor: loaded when `add_periodic_task` is used"),
+    ("taskq.app", "taskq.schedules.convert", "a floor: loaded when a task has a schedule"),
     ("taskq.seams.publisher", "taskq.config.settings", "still reads its policy there"),
     ("taskq.seams.publisher", "taskq.signals", "still announces there"),
 )
@@ -215,6 +218,7 @@ IMPORTS_INSIDE: Final = (
     ("taskq.wire.compression", "brotli", "an optional extra"),
     ("taskq.wire.compression", "zstandard", "an optional extra"),
     ("taskq.app", "taskq.wire.auth*", "needs an optional extra"),
+    ("taskq.app", "taskq.schedules.*", "a floor, loaded only when used"),
     ("taskq.schedules.sun", "ephem", "an optional extra"),
     ("taskq.worker.health.http", "taskq.worker.health.exposition*", "needs an optional extra"),
 )

@@ -25,6 +25,7 @@ class Verb(NamedTuple):
 
 VERBS: Mapping[str, Verb] = {
     "worker": Verb("taskq.cli.worker:worker", "Run", "run tasks"),
+    "beat": Verb("taskq.cli.beat:beat", "Run", "send periodic tasks"),
     "list": Verb("taskq.cli.listing:list_", "Look", "tasks of the app, queues and their sizes"),
     "result": Verb("taskq.cli.result:result", "Look", "state and result of a task"),
     "graph": Verb("taskq.cli.graph:graph", "Look", "draw a workflow: text, DOT or SVG"),
@@ -35,6 +36,9 @@ VERBS: Mapping[str, Verb] = {
     "call": Verb("taskq.cli.call:call", "Act", "send a task; --wait for its result"),
     "purge": Verb("taskq.cli.purge:purge", "Act", "remove all waiting tasks of queues"),
     "migrate": Verb("taskq.cli.migrate:migrate", "Act", "move queued tasks to another broker"),
+    "schedule": Verb(
+        "taskq.cli.schedule:schedule", "Act", "periodic tasks: ls, next, run, pause, resume, rm"
+    ),
     "dead": Verb("taskq.cli.dead:dead", "Act", "tasks that could not be run: ls, show, retry, purge"),
 }
 

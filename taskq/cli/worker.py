@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import uvloop
 from taskq import signals
 from taskq.cli.apps import named_app
 from taskq.cli.banner import Banner
+from taskq.cli.beat import embedded_beat
 from taskq.cli.params import expand_node, node_name
 from taskq.cli.state import AppCommand, CliState, Refusal, get_state
 from taskq.cli.worker_options import override, worker_options
@@ -56,6 +57,7 @@ class Launch:
     level: int
     log_format: LogFormat
     logfile: str | None
+    beat: bool
     quiet: bool
 
 
@@ -93,6 +95,7 @@ def _launch(options: dict[str, Any], seat: Seat | None, *, quiet: bool) -> Launc
         level=getattr(logging, options.pop("loglevel").upper()),
         log_format=options.pop("log_format"),
         logfile=None if logfile is None else expand_node(logfile, node, number),
+        beat=options.pop("beat"),
         quiet=quiet,
     )
 
@@ -113,7 +116,7 @@ def _child_command(seat: Seat) -> list[str]:
 
 
 #: An option with an URL, with or without its value behind it; short flags may stand before a short one.
-_WITH_URL = re.compile(r"(--broker|--result-backend)(=.*)?|(-[qE]*)b(.*)", re.DOTALL)
+_WITH_URL = re.compile(r"(--broker|--result-backend)(=.*)?|(-[qEB]*)b(.*)", re.DOTALL)
 
 
 def _without_urls(arguments: Sequence[str]) -> Iterator[str]:
@@ -178,7 +181,8 @@ async def _run(found: FoundApp, launch: Launch, deadline: Deadline) -> tuple[int
     )
     if not launch.quiet:
         banner.show(process.worker, found)
-    code = await process.run()
+    async with embedded_beat(found.app) if launch.beat else nullcontext():
+        code = await process.run()
     return code, process.restart
 
 

@@ -117,6 +117,7 @@ _OPTIONS = (
         default=None,
         help="send events of tasks, for monitors",
     ),
+    click.option("-B", "--beat", is_flag=True, help="send periodic tasks, too; safe on every worker"),
     click.option(
         "-n", "--hostname", metavar="NAME", help="node name: name@%h; %h host, %n its first part, %d the rest"
     ),
@@ -171,6 +172,7 @@ _TUNING: Mapping[tuple[str, ...], str] = {
     ("--heartbeat-interval",): "there are events of life only with -E, every two seconds",
     ("-O", "--optimization"): "a free slot takes the next task, as with -Ofair",
     ("-S", "--statedb"): "revoked ids live in the broker",
+    ("-s", "--schedule-filename"): "what schedulers share is in the ledger: the setting ledger_url",
     ("--disable-prefetch",): "a worker holds few messages with --prefetch-multiplier 1",
 }
 #: Options without which something else would happen than what was asked for, and what to do instead.
@@ -180,8 +182,6 @@ _ELSEWHERE: Mapping[tuple[str, ...], str] = {
     ("--umask",): "set it where the worker is started (UMask= of systemd)",
     ("-D", "--detach"): "systemd or a container runs it in the background",
     ("--purge", "--discard"): "call taskq purge before",
-    ("-B", "--beat"): "there is no beat here, let cron, systemd or Celery's beat send the calls",
-    ("-s", "--schedule-filename"): "there is no beat here",
 }
 #: Those of both that take no value.
 _FLAGS = frozenset(
@@ -192,7 +192,6 @@ _FLAGS = frozenset(
         "--disable-prefetch",
         "--detach",
         "--discard",
-        "--beat",
     ]
 )
 

@@ -67,8 +67,7 @@ def new_name(old: str, known: Collection[str]) -> str | None:
 APP_ATTRIBUTES: Mapping[str, str] = {
     name: instead
     for instead, names in {
-        "there is no beat here, let cron, systemd or Celery's beat send the calls": """Beat add_periodic_task
-            on_after_configure on_after_finalize""",
+        "start it by `taskq beat`": "Beat",
         "start it by `taskq worker`": "Worker WorkController start worker_main",
         "subclass taskq.Task, and name it by @app.task(base=...)": "Task register_task",
         "it is in the environment variable TASKQ_CONFIG_MODULE": "config_from_envvar config_from_cmdline",
@@ -105,9 +104,9 @@ class Absent(NamedTuple):
 
 #: Those that tune what taskq does in its own way, by the reason.
 _TUNING = {
-    "there is no beat here: let cron, systemd or Celery's beat send the calls": """beat_cron_starting_deadline
-        beat_enable_remote_control beat_max_loop_interval beat_remote_control_max_tick_age beat_schedule
-        beat_schedule_filename beat_scheduler beat_sync_every""",
+    "what schedulers share is in the ledger: ledger_url, app.schedules": """beat_enable_remote_control
+        beat_remote_control_max_tick_age beat_schedule_filename beat_scheduler beat_sync_every""",
+    "say it at the schedule: catch_up, within": "beat_cron_starting_deadline",
     "taskq reconnects by itself": """broker_channel_error_retry broker_failover_strategy
         broker_heartbeat_checkrate redis_retry_on_timeout result_backend_always_retry
         result_backend_base_sleep_between_retries_ms result_backend_max_retries

@@ -154,7 +154,16 @@ class Settings(Layered):
     task_eager_propagates: bool = False
     """Whether an eager task's exception reaches the caller at once."""
     timezone: str | None = None
-    """Accepted for configurations made for Celery; times in messages are UTC whatever it says."""
+    """The time zone of schedules that name none, as Europe/Berlin; None: UTC. Times in messages are UTC whatever it says."""
+
+    # --- Periodic tasks ---
+
+    beat_schedule: dict[str, Any] = {}  # noqa: RUF012 - as above
+    """What `taskq beat` sends when, by name: mappings of `task`, `schedule`, `args`, `kwargs` and `options`."""
+    beat_max_loop_interval: Seconds = 0
+    """How long a scheduler waits at most before it looks at the clock again, in seconds; 0: 300."""
+    beat_max_lateness: Seconds = 60.0
+    """After so many seconds an instant that was not sent is late: whether it is sent at all says the entry's `catch_up`."""
 
     # --- Worker ---
 

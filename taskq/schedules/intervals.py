@@ -34,8 +34,10 @@ class schedule(Schedule):  # noqa: N801 - Celery's name
         anchor: datetime = EPOCH,
         **options: Unpack[PolicyOptions],
     ) -> None:
-        seconds = coerce(Seconds, run_every)
-        self.run_every = timedelta(seconds=seconds)
+        try:
+            self.run_every = timedelta(seconds=coerce(Seconds, run_every))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{run_every!r} is no interval: {error}") from error
         if not self.run_every:
             raise ValueError(f"{run_every!r} is no interval: it must be longer than nothing")
         self.anchor = anchor.replace(tzinfo=UTC) if anchor.tzinfo is None else anchor.astimezone(UTC)

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from taskq.seams.broker import Broker, BrokerConfig, open_broker
-from taskq.seams.ledger import Ledger, find_ledger, open_ledger
+from taskq.seams.ledger import Ledger, LedgerConfig, find_ledger, open_ledger
 from taskq.seams.publisher import Publisher
 from taskq.seams.store import ResultStore, StoreConfig, open_store
 
@@ -46,6 +46,10 @@ class Connection:
                     self._store_open = True
         return self.store
 
+    def ledger_config(self, feature: str) -> LedgerConfig:
+        """Where the ledger is, for what is named so in an error. Raises ConfigError: there is no place for one."""
+        return find_ledger(self._ledger_url, self.broker_config, self._store_config, feature)
+
     async def open_ledger(self, feature: str) -> Ledger:
         """The ledger, connected, for what is named so in an error.
 
@@ -55,8 +59,7 @@ class Connection:
         """
         async with self._lock:
             if self._ledger is None:
-                config = find_ledger(self._ledger_url, self.broker_config, self._store_config, feature)
-                ledger = open_ledger(config)
+                ledger = open_ledger(self.ledger_config(feature))
                 await ledger.open()
                 self._ledger = ledger
         return self._ledger

@@ -22,7 +22,7 @@ from tests.harness import running
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [name for name in ("calling", "tasks", "canvas") if (DOCS / f"{name}.md").exists()]
+PAGES = [name for name in ("calling", "tasks", "canvas", "schedules") if (DOCS / f"{name}.md").exists()]
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROMISE = re.compile(r"\s*#\s*(?:->|:|(?P<raises>raises))\s*(?P<text>\S.*?)\s*$", re.MULTILINE)

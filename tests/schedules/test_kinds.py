@@ -51,7 +51,7 @@ def test_an_instant_is_not_its_own_next() -> None:
 
 @pytest.mark.parametrize("interval", [0, -5, "soon", "", None, True, float("nan")])
 def test_what_is_no_interval_is_refused(interval: Any) -> None:
-    with pytest.raises(ValueError, match=r"interval|seconds|could not"):
+    with pytest.raises(ValueError, match="is no interval"):
         every(interval)
 
 

@@ -75,7 +75,7 @@ async def test_a_task_that_is_required_is_named_with_the_likely_one(app: TaskQ) 
 
 @pytest.mark.parametrize(
     ("name", "instead"),
-    [("add_periodic_task", "there is no beat here"), ("worker_main", "taskq worker"), ("Task", "base=")],
+    [("Beat", "taskq beat"), ("worker_main", "taskq worker"), ("Task", "base=")],
 )
 def test_what_celerys_app_has_is_told_with_what_to_do_instead(app: TaskQ, name: str, instead: str) -> None:
     with pytest.raises(AttributeError, match=f"Celery's app.{name} does not exist in taskq: .*{instead}"):

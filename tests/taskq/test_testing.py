@@ -25,6 +25,12 @@ async def test_long_sleeps_take_no_time_and_the_clock_is_exact() -> None:
     assert time.monotonic() - started < 3600
 
 
+async def test_time_goes_on_after_a_hundred_days() -> None:
+    for _ in range(400):
+        await asyncio.sleep(86400.1)
+    assert this_loop().time() == pytest.approx(400 * 86400.1)
+
+
 async def test_sleepers_wake_in_order() -> None:
     woken: list[int] = []
 

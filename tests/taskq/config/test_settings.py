@@ -121,7 +121,7 @@ def test_all_problems_are_told_at_once_and_the_rest_is_set() -> None:
         ("CASSANDRA_TABLE", "taskq has no Cassandra result backend"),
         ("broker_pool_limit", "one connection carries any number of calls"),
         ("CELERYD_POOL", "coroutines run on the loop, plain functions in threads or processes"),
-        ("beat_schedule", "there is no beat here: let cron, systemd or Celery's beat send the calls"),
+        ("beat_scheduler", "what schedulers share is in the ledger"),
         ("task_annotations", "write the options at the tasks"),
     ],
 )
@@ -133,7 +133,7 @@ def test_celerys_settings_that_taskq_has_not_are_refused_with_the_reason(name: s
 def test_an_object_that_celery_reads_too_may_have_what_tunes_celery_alone() -> None:
     shared = {
         "CELERY_TASK_TRACK_STARTED": True,
-        "CELERY_BEAT_SCHEDULE": {},
+        "CELERY_BEAT_SCHEDULER": "django",
         "CELERYD_POOL": "prefork",
         "CELERY_BROKER_POOL_LIMIT": 3,
         "CELERY_CACHE_BACKEND": "default",
@@ -143,7 +143,7 @@ def test_an_object_that_celery_reads_too_may_have_what_tunes_celery_alone() -> N
         settings.from_object(shared, namespace="CELERY")
     [told] = [str(warning.message) for warning in seen]
     assert [line.partition(":")[0].strip() for line in told.splitlines()[1:]] == [
-        "CELERY_BEAT_SCHEDULE",
+        "CELERY_BEAT_SCHEDULER",
         "CELERY_BROKER_POOL_LIMIT",
         "CELERY_CACHE_BACKEND",
     ]
