@@ -21,7 +21,7 @@ from taskq.sync import run_sync
 from taskq.testing import AutojumpLoop
 from taskq.wire.message import Message
 from tests.harness import Place, running
-from tests.polling import eventually
+from tests.polling import LONG_ENOUGH, eventually
 
 SOON = every(0.3)
 FAR = crontab(0, 0, day_of_month=29, month_of_year=2)
@@ -53,12 +53,13 @@ async def ledger_of(app: TaskQ) -> Records:
 async def queued(app: TaskQ) -> list[Message]:
     """What waits in the app's default queue; it is taken out."""
     broker, queue = await app.open_broker(), app.conf.task_default_queue
-    if not await broker.ready(queue):
+    waiting = await broker.ready(queue)
+    if not waiting:
         return []
     consumer = await broker.consume([queue], prefetch=1000)
     found: list[Message] = []
-    async with asyncio.timeout(10):
-        while await broker.ready(queue) or not found:
+    async with asyncio.timeout(LONG_ENOUGH):
+        while len(found) < waiting:
             deliveries = await consumer.receive(1000)
             found += [delivery.message for delivery in deliveries]
             await consumer.settle(ack=deliveries)
@@ -82,7 +83,7 @@ async def test_each_instant_is_sent_once_by_several_schedulers(place: Place) -> 
             return progress.runs if progress else 0
 
         async with scheduling(*apps):
-            await eventually(lambda: _more_than(runs, 5), within=30)
+            await eventually(lambda: _more_than(runs, 5))
         progress = (await records.progress())["tick"]
         messages = await queued(apps[0])
     ids = Counter(message.headers["id"] for message in messages)
@@ -113,14 +114,14 @@ async def test_edits_are_seen_while_it_runs(place: Place) -> None:
         declare(app, FAR)
         async with scheduling(app):
             await other.schedules.put("mine", SOON, app.signature("proj.mine", (7,)))
-            first = await eventually(lambda: queued(app), within=30)
+            first = await eventually(lambda: queued(app))
             assert {(message.headers["task"], message.headers[HEADER]) for message in first} == {
                 ("proj.mine", "mine")
             }
             await other.schedules.pause("mine")
             await asyncio.wait([asyncio.create_task(_quiet(other))], timeout=30)
             await other.schedules.resume("mine")
-            assert await eventually(lambda: queued(app), within=30)
+            assert await eventually(lambda: queued(app))
             await other.schedules.remove("mine")
             assert await other.schedules.get("mine") is None
 
@@ -341,5 +342,5 @@ async def test_what_a_dead_scheduler_has_marked_is_sent_by_another(place_rabbitm
         await records.ledger.mark([Mark(entry.once(app, instant), "who died", 3)])
         async with scheduling(app):
             assert await queued(app) == []
-            [message] = await eventually(lambda: queued(app), within=30)
+            [message] = await eventually(lambda: queued(app))
         assert message.headers["id"] == entry.task_id(app, instant)
