@@ -189,6 +189,7 @@ def test_each_of_several_processes_may_have_a_file_of_its_own(shop: Path) -> Non
         ("-A proj -b URL worker", "-A proj worker"),
         ("worker -bURL -l info", "worker -l info"),
         ("worker -qb URL -E", "worker -q -E"),
+        ("worker -qBb URL", "worker -qB"),
         ("--broker=URL --result-backend URL worker", "worker"),
         ("worker -n base --heartbeat-file b", "worker -n base --heartbeat-file b"),
     ],

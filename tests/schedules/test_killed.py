@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -57,6 +58,10 @@ async def test_no_instant_is_missed_or_sent_twice(place: Place, tmp_path: Path) 
     assert twice <= (kills if place.broker.startswith("amqp") else 0)
 
 
+def has_come(moment: float) -> bool:
+    return monotonic() >= moment
+
+
 def kill_again_and_again(folder: Path) -> int:
     """Run schedulers for a while, killing one of them every now and then; how many were killed."""
     with ExitStack() as stack:
@@ -73,5 +78,5 @@ def kill_again_and_again(folder: Path) -> int:
             victim.process.kill()
             schedulers[schedulers.index(victim)] = start()
             kills += 1
-            eventually_sync(lambda until=following: monotonic() >= until)
+            eventually_sync(partial(has_come, following))
     return kills
