@@ -1,7 +1,8 @@
 # `make help` lists what there is. Every target sets up what it needs; a second call is fast.
 
 PYTHON ?= python3
-VENV   ?= .venv
+# Another interpreter has an environment of its own: .venv-python3.12
+VENV   ?= .venv$(addprefix -,$(notdir $(filter-out python3,$(PYTHON))))
 ARGS   ?=
 
 # A shell that asks for no bytecode would have each process that a test starts compile the library again.
@@ -20,7 +21,7 @@ SPREAD := -n 4 --dist worksteal
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer), VENV=.venv the virtual environment,"
+	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer) and with it the environment .venv-python3.12; VENV another,"
 	@echo "  ARGS='-k name' is handed to pytest by the test targets."
 
 run: $(RUN) ## the main job, on the embedded broker: a worker runs an application's tasks (no server needed)

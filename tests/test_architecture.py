@@ -433,7 +433,7 @@ def test_the_pure_core_reaches_no_clock_loop_or_log() -> None:
 
 #: Imports one module after another and prints which of them brought what is banned with it.
 IMPORT_EACH: Final = """
-import importlib, sys
+import importlib, sys, zoneinfo  # since Python 3.12 it brings in threading
 banned = set(sys.argv[1].split(","))
 for name in sys.argv[2:]:
     before = banned & set(sys.modules)

@@ -138,17 +138,20 @@ async def test_interrupts_that_race_with_the_end_never_hit_the_pool(pool: Thread
 
 async def test_an_abandoned_thread_is_replaced_and_ends_with_its_run(pool: ThreadPool) -> None:
     release = threading.Event()
-    others = set(threading.enumerate())
-    stuck = [pool.submit(release.wait) for _ in range(2)]
-    threads = [thread for thread in threading.enumerate() if thread not in others]
-    await eventually(pool._calls.empty)
+    threads: list[threading.Thread] = []
+
+    def hang() -> None:
+        threads.append(threading.current_thread())
+        release.wait()
+
+    stuck = [pool.submit(hang) for _ in range(2)]
+    await eventually(lambda: len(threads) == 2)
     for run in stuck:
         run.abandon()
         assert run.done.cancelled()
     assert await asyncio.wait_for(pool.submit(lambda: "fine").done, 10) == "fine"
     release.set()
-    old = [thread for thread in threads if thread in threading.enumerate()]
-    await eventually(lambda: not any(thread.is_alive() for thread in old))
+    await eventually(lambda: not any(thread.is_alive() for thread in threads))
 
 
 async def test_a_run_abandoned_before_it_began_is_never_called(pool: ThreadPool) -> None:
