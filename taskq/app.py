@@ -36,7 +36,7 @@ from taskq.sync import SyncCalls
 from taskq.task import Task, TaskOptions
 from taskq.wire.message import Message
 from taskq.wire.request import Request, current
-from taskq.wire.serializers import bounded, get_serializer, register_serializer
+from taskq.wire.serializers import PICKLE, bounded, content_allowed, get_serializer, register_serializer
 
 if TYPE_CHECKING:
     from taskq.schedules.api import Schedules
@@ -235,9 +235,13 @@ class TaskQ:
         """What the result store is opened with, from the settings.
 
         Raises:
-            ConfigError: `rpc://` without an AMQP broker.
+            ConfigError: `rpc://` without an AMQP broker, or results in pickle, which `accept_content` does not name.
         """
         conf = self.conf
+        if conf.result_serializer == "pickle" and not content_allowed(PICKLE, conf.accept_content):
+            raise ConfigError(
+                'result_serializer = "pickle" runs what it reads: add "pickle" to accept_content, or use "json"'
+            )
         tls = conf.broker_use_ssl if conf.result_backend in {None, "rpc://"} else conf.redis_backend_use_ssl
         return StoreConfig(
             url=store_url(conf.result_backend, conf.broker_url),

@@ -253,7 +253,7 @@ def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext:
         context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
     if "cert_reqs" in given:
         required = _verify_mode(given["cert_reqs"])
-        context.check_hostname = given.get("check_hostname", required == ssl.CERT_REQUIRED)
+        context.check_hostname = given.get("check_hostname", required != ssl.CERT_NONE)
         context.verify_mode = required
     return context
 

@@ -202,6 +202,8 @@ class Settings(Layered):
     """Whether a worker sends events of its tasks, for monitors (`taskq worker -E`)."""
     worker_enable_remote_control: bool = True
     """Whether a worker obeys remote control (`taskq inspect`, `taskq control`, Flower)."""
+    worker_pcre_matchers: bool = False
+    """Whether commands may name workers by a regular expression (`matcher="pcre"`), too. Such an expression can keep a worker busy for hours: leave it off where others can write to the broker. Globs serve always. (Celery: on.)"""
     worker_disable_rate_limits: bool = False
     """Whether rate limits of tasks are passed over."""
 

@@ -1,6 +1,8 @@
 """Where settings are written outside the program: pyproject.toml and the environment."""
 
+import os
 import tomllib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ _NOT_SETTINGS = frozenset(("TASKQ_APP", "TASKQ_CONFIG_MODULE"))
 def read_pyproject(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """The nearest `pyproject.toml` in or above a folder, and its table `[tool.taskq]` (empty without one).
 
+    One above counts only where it belongs to us or to root: in a folder that all can write to, such as /tmp, anybody can
+    leave one for those who work below.
+
     Raises:
         ConfigError: the file is not valid TOML.
     """
     for parent in (folder, *folder.parents):
         path = parent / "pyproject.toml"
-        if path.is_file():
+        if path.is_file() and (parent == folder or _is_ours(path)):
             try:
                 data = tomllib.loads(path.read_text("utf-8"))
             except ValueError as error:
@@ -33,6 +38,13 @@ def read_pyproject(folder: Path) -> tuple[Path | None, dict[str, Any]]:
             table: dict[str, Any] = data.get("tool", {}).get("taskq", {})
             return path, table
     return None, {}
+
+
+def _is_ours(path: Path) -> bool:
+    if path.stat().st_uid in {0, os.geteuid()}:
+        return True
+    warnings.warn(f"{path} is passed over: it belongs to another user", stacklevel=2)
+    return False
 
 
 def load_pyproject(settings: Layered, folder: Path) -> None:

@@ -21,6 +21,9 @@ from taskq.wire.signing import sign, verify
 Reply: TypeAlias = dict[str, Any]
 
 #: A caller's key, ours or Celery's.
+#: The most ids that one command revokes.
+MOST_REVOKED = 10_000
+
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 
 
@@ -191,15 +194,19 @@ class Control:
             signal: for tasks that run in a process of their own; others are ended by an exception.
             expires: how long it is remembered, in seconds (30 days).
             destination: node names; None = all.
-            whom: see the class.
+            whom: see the class. Many ids go in several commands; the replies are those to the last one.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         if not (destination or whom.get("pattern")):
             broker = await self._app.open_broker()
             await broker.revoke(ids, now() + expires)
             await broker.recall(ids)
-        arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
-        return await self.broadcast("revoke", arguments, destination=destination, **whom)
+        rest: dict[str, Any] = {"terminate": terminate, "signal": signal}
+        for start in range(0, len(ids) - MOST_REVOKED, MOST_REVOKED):
+            some = {"task_id": ids[start : start + MOST_REVOKED], **rest}
+            await self.broadcast("revoke", some, destination=destination)
+        last = task_id if isinstance(task_id, str) else ids[(len(ids) - 1) // MOST_REVOKED * MOST_REVOKED :]
+        return await self.broadcast("revoke", {"task_id": last, **rest}, destination=destination, **whom)
 
     async def revoke_by_stamped_headers(
         self,

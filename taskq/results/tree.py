@@ -64,6 +64,8 @@ async def walk(
             yield parent, handle
             if not intermediate:
                 _require_end(handle)
+            if handle.id in seen:  # what is stored may go round in a circle
+                continue
             seen.add(handle.id)
             for child in handle.children:
                 between = _between(child, seen) if lineage else ()

@@ -102,6 +102,8 @@ def _valid(certificates: Mapping[str, Certificate], signer: str, now: float) -> 
     certificate = certificates.get(signer)
     if certificate is None:
         raise UntrustedMessage(f"refused: no certificate of {signer!r} in security_cert_store")
+    if certificate.not_valid_before_utc > datetime.fromtimestamp(now, UTC):
+        raise UntrustedMessage(f"refused: the certificate of {signer!r} is not valid yet")
     if certificate.not_valid_after_utc < datetime.fromtimestamp(now, UTC):
         raise UntrustedMessage(f"refused: the certificate of {signer!r} has expired")
     return certificate

@@ -11,6 +11,9 @@ from taskq.wire.message import Message
 from taskq.wire.serializers import Serializer, bounded, get_serializer, json_dumps, require_accepted
 from taskq.wire.values import MAX_VALUES
 
+#: No node has a longer name.
+_LONGEST_PATTERN = 512
+
 
 @dataclass(slots=True)
 class ControlCommand:
@@ -29,20 +32,24 @@ class ControlCommand:
     reply_exchange: str = ""
     clock: Any = 0
 
-    def is_for(self, node: str) -> bool:
-        """Whether a worker of this name is meant.
+    def is_for(self, node: str, *, pcre: bool = False) -> bool:
+        """Whether a worker of this name is meant; `pcre`: regular expressions are tried, too.
 
         Raises:
-            ValueError: the pattern cannot be read, or nobody knows the matcher.
+            ValueError: the pattern cannot be read, is too long or may not be tried, or nobody knows the matcher.
         """
         if self.destination:
             return node in self.destination
         if not (self.pattern and self.matcher):
             return True
+        if len(self.pattern) > _LONGEST_PATTERN:
+            raise ValueError(f"the pattern has {len(self.pattern)} characters, more than {_LONGEST_PATTERN}")
         if self.matcher == "glob":
             return fnmatchcase(node, self.pattern)
         if self.matcher != "pcre":
             raise ValueError(f"no matcher {self.matcher!r}: glob and pcre are known")
+        if not pcre:
+            raise ValueError("regular expressions are not tried here (worker_pcre_matchers): use a glob")
         try:
             return re.match(self.pattern, node) is not None
         except re.error as error:

@@ -13,6 +13,7 @@ from taskq.wire.values import counted, json_values, msgpack_values
 
 __all__ = [
     "MAX_DEPTH",
+    "PICKLE",
     "Serializer",
     "bounded",
     "content_allowed",
@@ -46,6 +47,9 @@ class Serializer(NamedTuple):
     loads: Callable[[bytes], Any]
     values: Callable[[bytes, int], int] | None = None
 
+
+#: The content type of what runs code when it is read.
+PICKLE = "application/x-python-serialize"
 
 _by_name: dict[str, Serializer] = {}
 _by_type: dict[str, Serializer] = {}
@@ -198,6 +202,4 @@ register_serializer(
     Serializer("msgpack", "application/x-msgpack", "binary", _msgpack_dumps, _msgpack_loads, msgpack_values)
 )
 register_serializer(Serializer("yaml", "application/x-yaml", "utf-8", _yaml_dumps, _yaml_loads, _yaml_values))
-register_serializer(
-    Serializer("pickle", "application/x-python-serialize", "binary", _pickle_dumps, _pickle_loads)
-)
+register_serializer(Serializer("pickle", PICKLE, "binary", _pickle_dumps, _pickle_loads))

@@ -9,7 +9,7 @@ from celery import Celery
 
 from taskq import AsyncResult, NotRegistered, OperationalError, Task, TaskQ, group
 from taskq.config.celery_names import APP_ATTRIBUTES
-from taskq.errors import BrokerFull, DecodeError, EncodeError, PublishErrors
+from taskq.errors import BrokerFull, ConfigError, DecodeError, EncodeError, PublishErrors
 from tests.faults import fail
 from tests.harness import Place
 
@@ -115,3 +115,11 @@ def test_settings_from_an_object_and_tasks_from_modules(app: TaskQ, project: Cal
     assert app.router.queues.keys() == {"shop"}
     app.autodiscover_tasks(["shop"])
     assert app.find_task("shop.buy") is not None
+
+
+def test_results_in_pickle_need_to_be_asked_for_twice() -> None:
+    app = TaskQ("pickled", broker="memory://pickled", result_serializer="pickle")
+    with pytest.raises(ConfigError, match="accept_content"):
+        app.store_config()
+    app.conf.update(accept_content=["json", "pickle"])
+    assert app.store_config().serializer.name == "pickle"

@@ -77,6 +77,8 @@ def test_round_trip_and_refusals(key: rsa.RSAPrivateKey) -> None:
         serializer_of(key).loads(data)
     with pytest.raises(UntrustedMessage, match="expired"):
         serializer_of(key, certified(key, days=-1)).loads(data)
+    with pytest.raises(UntrustedMessage, match="not valid yet"):
+        serializer_of(key, certified(key, days=31)).loads(data)
     stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(UntrustedMessage, match="signature is wrong"):
         own.loads(serializer_of(stranger).dumps(VALUE))

@@ -70,7 +70,7 @@ class RemoteControl:
             self._guard.require(message)
             command = read_command(message, self._conf.accept_content)
             panel.app.clock.adjust(command.clock)
-            if not command.is_for(panel.hostname):
+            if not command.is_for(panel.hostname, pcre=self._conf.worker_pcre_matchers):
                 return
             value = await self._carry_out(command)
             if command.reply_to:

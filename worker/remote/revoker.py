@@ -46,7 +46,7 @@ class Revoker:
         for job in self._intake.withdraw(jobs) | self._runner.withdraw(jobs):
             self._put(await self._verdict.revoked(job, REVOKED))
         try:
-            known = await self._broker.revoked(keys)
+            known = frozenset(await self._broker.revoked(keys))
             if missing := [key for key in keys if key not in known]:  # else the caller told the broker
                 await self._broker.revoke(missing, now() + REVOKED_FOR)
                 await self._broker.recall(missing)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskq.config.coerce import parse_rate
+from taskq.remote.control import MOST_REVOKED
 from taskq.task import Task
+from taskq.wire.repr import saferepr
 from taskq.worker.intake.revocations import stamp_keys
 from taskq.worker.remote.panel import NoReply, Panel, command
 
@@ -29,9 +31,11 @@ async def revoke(
     """Have tasks not run; with --terminate end those that do."""
     ids = _texts(task_id or [])
     number = signum(signal) if terminate else 0
+    if len(ids) > MOST_REVOKED:
+        raise ValueError(f"{len(ids)} ids in one command, at most {MOST_REVOKED} are taken")
     await panel.revoker.revoke(ids)
     if not terminate:
-        logger.info("revoked: %s", ", ".join(ids))
+        logger.info("revoked: %s%s", ", ".join(ids[:10]), f" and {len(ids) - 10} more" if ids[10:] else "")
         return {"ok": f"tasks {set(ids)} flagged as revoked"}
     ended = [job.request.id for job in panel.revoker.terminate(ids, number)]
     return {"ok": f"terminate: {', '.join(ended) or 'tasks unknown'}"}
@@ -231,5 +235,5 @@ def _count(n: Any) -> int:
 def _texts(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not (isinstance(texts, list | tuple | set) and all(isinstance(text, str) for text in texts)):
-        raise TypeError(f"not text, nor a list of texts: {value!r}")
+        raise TypeError(f"not text, nor a list of texts: {saferepr(value, 200)}")
     return list(dict.fromkeys(texts))

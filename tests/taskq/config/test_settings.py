@@ -1,3 +1,4 @@
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -238,6 +239,16 @@ def test_the_nearest_pyproject_upwards_is_read(tmp_path: Path) -> None:
     assert load(inner).max_deaths == 9
     write(inner, "[project]\nname = 'x'")
     assert load(inner).max_deaths == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_pyproject_of_another_user_above_is_passed_over(tmp_path: Path) -> None:
+    inner = tmp_path / "work"
+    inner.mkdir()
+    os.chown(write(tmp_path, "[tool.taskq]\nmax_deaths = 9"), 12345, 12345)
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        assert load(inner).max_deaths == 3
+    assert load(tmp_path).max_deaths == 9
 
 
 def test_no_pyproject_at_all_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

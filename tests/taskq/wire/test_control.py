@@ -99,10 +99,19 @@ def test_no_pickle() -> None:
     ],
 )
 def test_who_is_meant(fields: dict[str, Any], *, meant: bool) -> None:
-    assert ControlCommand("ping", **fields).is_for("w@host") is meant
+    assert ControlCommand("ping", **fields).is_for("w@host", pcre=True) is meant
 
 
 @pytest.mark.parametrize(("pattern", "matcher"), [("(", "pcre"), ("x", "sounds-like")])
 def test_patterns_that_cannot_be_read(pattern: str, matcher: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be read|no matcher"):
-        ControlCommand("ping", pattern=pattern, matcher=matcher).is_for("w@host")
+        ControlCommand("ping", pattern=pattern, matcher=matcher).is_for("w@host", pcre=True)
+
+
+def test_patterns_cannot_keep_a_worker_busy() -> None:
+    with pytest.raises(ValueError, match="worker_pcre_matchers"):
+        ControlCommand("ping", pattern="(a+)+$", matcher="pcre").is_for("a" * 40 + "@host")
+    for matcher in ("glob", "pcre"):
+        with pytest.raises(ValueError, match="more than 512"):
+            ControlCommand("ping", pattern="*" * 513, matcher=matcher).is_for("w@host", pcre=True)
+    assert not ControlCommand("ping", pattern="*a" * 256, matcher="glob").is_for("a" * 200 + "b")
