@@ -17,9 +17,10 @@ import aiormq
 from taskq.broker_adapters.amqp.browse import CLASSIC
 from taskq.broker_adapters.amqp.channel import DataChannel
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
+from taskq.broker_adapters.amqp.methods import Methods
 from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
-from taskq.broker_adapters.amqp.topology import Raw, Topology
-from taskq.errors import BrokerFull, ConnectionLost, OperationalError, Unroutable
+from taskq.broker_adapters.amqp.topology import Topology
+from taskq.errors import BrokerFull, ConnectionLost, OperationalError, Refused, Unroutable
 from taskq.wire.message import Message
 
 log = logging.getLogger("taskq.amqp")
@@ -52,7 +53,7 @@ class Held:
         channel.on_cancelled.append(self._gone)
         try:
             await channel.consume(self._box, _CONSUMER, limit, exclusive=True)
-        except OperationalError as error:
+        except (OperationalError, Refused) as error:
             await self.release()
             refusals = aiormq.exceptions.ChannelAccessRefused, aiormq.exceptions.ChannelNotFoundEntity
             if isinstance(error.__cause__, refusals):
@@ -123,10 +124,10 @@ class AmqpBoxes:
         copies = [replace(message, exchange="", routing_key=box) for message in messages]
         if make:
             await self._make(box)
-        error = await self._send(box, copies)
+        error = await self._send(copies)
         if isinstance(error, Unroutable):
             await self._make(box)
-            error = await self._send(box, copies)
+            error = await self._send(copies)
         if error is None:
             return True
         if isinstance(error, BrokerFull) and not error.maybe_accepted and await self._is_sealed(box):
@@ -136,7 +137,7 @@ class AmqpBoxes:
     async def look(self, box: str) -> tuple[int, bool] | None:
         with self._errors():
             try:
-                declared = await self._topology.do(lambda raw: raw.queue_declare(box, passive=True))
+                declared = await self._topology.do(lambda methods: methods.queue_declare(box, passive=True))
             except aiormq.exceptions.ChannelNotFoundEntity:
                 return None
         return declared.message_count or 0, bool(declared.consumer_count)
@@ -165,14 +166,13 @@ class AmqpBoxes:
     async def _seal(self, box: str) -> None:
         for _ in range(_TRIES):
             with self._errors():
-                await self._topology.do(lambda raw: raw.queue_delete(box))
+                await self._topology.do(lambda methods: methods.queue_delete(box))
             if await self._is_sealed(box):
                 return
         raise OperationalError(f"the queue {box!r} on {self._sender.link.shown} is made again and again")
 
-    async def _send(self, box: str, messages: Sequence[Message]) -> OperationalError | None:
+    async def _send(self, messages: Sequence[Message]) -> OperationalError | Refused | None:
         failures = await self._sender.send(messages)
-        self._sender.topology.forget(box)  # there are many of them, each for a short time
         return next(iter(failures.values()), None)
 
     async def _make(self, box: str) -> None:
@@ -191,8 +191,8 @@ class AmqpBoxes:
     async def _declared(self, box: str, arguments: dict[str, Any]) -> bool:
         """Declare the queue; False: it is there with other arguments."""
 
-        def declare(raw: Raw) -> Awaitable[Any]:
-            return raw.queue_declare(box, durable=True, arguments=arguments)
+        def declare(methods: Methods) -> Awaitable[Any]:
+            return methods.queue_declare(box, durable=True, arguments=arguments)
 
         with self._errors():
             try:

@@ -86,7 +86,9 @@ class AmqpBroker:
     async def size(self, queue: str) -> int:
         """How many messages are ready; those in the delays are not known by queue."""
         try:
-            declared = await self._sender.topology.do(lambda raw: raw.queue_declare(queue, passive=True))
+            declared = await self._sender.topology.do(
+                lambda methods: methods.queue_declare(queue, passive=True)
+            )
         except aiormq.exceptions.ChannelNotFoundEntity:
             return 0
         except DRIVER_ERRORS as error:
@@ -99,12 +101,11 @@ class AmqpBroker:
     async def purge(self, queue: str) -> int:
         """Remove the messages that are ready; those in the delays arrive later."""
         try:
-            purged = await self._sender.topology.do(lambda raw: raw.queue_purge(queue))
+            return await self._sender.topology.do(lambda methods: methods.queue_purge(queue))
         except aiormq.exceptions.ChannelNotFoundEntity:
             return 0
         except DRIVER_ERRORS as error:
             raise self._publishing.error(error) from error
-        return purged.message_count or 0
 
     async def promote(self, queue: str) -> None:
         """Nothing: those in the delays are not known by queue, and arrive in time."""

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiormq
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
+from taskq.broker_adapters.amqp.methods import Methods
 from taskq.broker_adapters.amqp.plain import message_of
 from taskq.broker_adapters.amqp.sender import AmqpSender
-from taskq.broker_adapters.amqp.topology import Raw, Topology
-from taskq.errors import DecodeError, OperationalError
+from taskq.broker_adapters.amqp.topology import Topology
+from taskq.errors import DecodeError, OperationalError, Refused
 from taskq.wire.message import Message
 from taskq.wire.serializers import json_dumps, json_loads
 
@@ -46,25 +47,27 @@ class Browser:
         await self.topology.queue(queue)
         channel = await self._link.channel()
         try:
-            raw = await channel.get_underlay_channel()
-            async with self._lock, self._alone(raw, queue):
-                return await self._read(raw, queue, take)
+            methods = Methods(raw := await channel.get_underlay_channel())
+            async with self._lock, self._alone(methods, queue):
+                return await self._read(raw, methods, queue, take)
         except DRIVER_ERRORS as error:
-            raise self._link.error(error) from error
+            raise self._link.not_now(error) from error
         finally:
             try:
                 await channel.close()  # gives back what was not taken, in its old order
             except DRIVER_ERRORS as error:
                 log.debug("closing: %r", error)
 
-    async def _read(self, raw: Raw, queue: str, take: Callable[[Message], bool]) -> list[Message]:
-        count = (await raw.queue_declare(queue, passive=True)).message_count or 0
+    async def _read(
+        self, raw: AbstractChannel, methods: Methods, queue: str, take: Callable[[Message], bool]
+    ) -> list[Message]:
+        count = (await methods.queue_declare(queue, passive=True)).message_count or 0
         arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
         found: list[Message] = []
         if not count:
             return found
         consumer_tag = f"browse-{uuid.uuid4().hex}"
-        await raw.basic_consume(queue, arrived.put, consumer_tag=consumer_tag)
+        await methods.consume(queue, arrived.put, consumer_tag)
         while len(found) < count:
             try:
                 async with asyncio.timeout(_QUIET):
@@ -79,7 +82,7 @@ class Browser:
         return found
 
     @asynccontextmanager
-    async def _alone(self, raw: Raw, queue: str) -> AsyncIterator[None]:
+    async def _alone(self, methods: Methods, queue: str) -> AsyncIterator[None]:
         # An exclusive queue is a lock: only its connection may declare it, and it dies with the connection.
         name = f"{queue}.lock"
         end = asyncio.get_running_loop().time() + max(10.0, self._link.config.timeout)
@@ -92,11 +95,13 @@ class Browser:
         try:
             yield
         finally:
-            await raw.queue_delete(name)
+            await methods.queue_delete(name)
 
     async def _locked(self, name: str) -> bool:
         try:
-            await self.topology.do(lambda raw: raw.queue_declare(name, exclusive=True, arguments=CLASSIC))
+            await self.topology.do(
+                lambda methods: methods.queue_declare(name, exclusive=True, arguments=CLASSIC)
+            )
         except aiormq.exceptions.ChannelLockedResource:
             return False
         return True
@@ -126,9 +131,12 @@ class SharedLog:
     async def write(self, record: Record) -> None:
         """Tell everybody, also those who come later."""
         self._apply(record)
-        await self._sender.topology.queue(self._name)
         body = json_dumps(record | {"from": self._me, "uid": uuid.uuid4().hex})
-        await self._sender.publish([Message({}, body, exchange=self._name, routing_key=self._name)])
+        try:
+            await self._sender.topology.queue(self._name)
+            await self._sender.publish([Message({}, body, exchange=self._name, routing_key=self._name)])
+        except Refused as error:
+            raise OperationalError(str(error)) from error
 
     async def follow(self, forget: Callable[[], None]) -> None:
         """Get to know all records, and each new one from now on; at most once per connection.
@@ -145,18 +153,20 @@ class SharedLog:
             try:
                 await self._follow(forget)
             except DRIVER_ERRORS as error:
-                raise self._link.error(error) from error
+                raise self._link.not_now(error) from error
+            except Refused as error:
+                raise OperationalError(str(error)) from error
             self._tap = tap
 
     async def _follow(self, forget: Callable[[], None]) -> None:
         channel = await self._link.channel()
-        raw = await channel.get_underlay_channel()
+        methods = Methods(await channel.get_underlay_channel())
         await self._browser.topology.queue(self._name)
-        declared = await raw.queue_declare("", exclusive=True, auto_delete=True, arguments=CLASSIC)
+        declared = await methods.queue_declare("", exclusive=True, auto_delete=True, arguments=CLASSIC)
         early: list[Record] = []
         self._early = early
-        await raw.queue_bind(declared.queue or "", self._name)
-        await raw.basic_consume(declared.queue or "", self._on_message, no_ack=True)
+        await methods.queue_bind(declared.queue or "", self._name)
+        await methods.consume(declared.queue or "", self._on_message, uuid.uuid4().hex, no_ack=True)
         kept = [_record(message.body) for message in await self._browser.read(self._name)]
         forget()
         self._early = None

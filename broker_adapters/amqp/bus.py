@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from uuid import uuid4
 
 import aio_pika
 import aiormq
@@ -14,8 +15,8 @@ from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp.browse import CLASSIC
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, ended
+from taskq.broker_adapters.amqp.methods import Methods, Raw
 from taskq.broker_adapters.amqp.plain import Properties, message_of
-from taskq.broker_adapters.amqp.topology import Raw
 from taskq.errors import OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
 from taskq.wire.message import Message
@@ -58,8 +59,9 @@ class AmqpListener(Arrivals):
             async with asyncio.timeout(self._link.config.timeout):
                 raw = await channel.get_underlay_channel()
                 raw.on_consumer_cancel_callbacks.add(self._on_closed)
-                await self._declare(raw)
-                await raw.basic_consume(self._inbox.name, self._on_message, no_ack=True)
+                methods = Methods(raw)
+                await self._declare(methods)
+                await methods.consume(self._inbox.name, self._on_message, uuid4().hex, no_ack=True)
         except aiormq.exceptions.ChannelLockedResource as error:
             await self._detach()
             raise OperationalError(
@@ -67,14 +69,14 @@ class AmqpListener(Arrivals):
             ) from error
         except DRIVER_ERRORS as error:
             await self._detach()
-            raise self._link.error(error) from error
+            raise self._link.not_now(error) from error
 
-    async def _declare(self, raw: Raw) -> None:
+    async def _declare(self, methods: Methods) -> None:
         inbox, exchange = self._inbox, self._inbox.exchange
         limits = {"x-message-ttl": int(inbox.ttl * 1000), "x-expires": int(inbox.expires * 1000)}
-        await declare(raw, exchange)
-        await raw.queue_declare(inbox.name, exclusive=True, auto_delete=True, arguments=CLASSIC | limits)
-        await raw.queue_bind(inbox.name, exchange.name, inbox.key)
+        await declare(methods, exchange)
+        await methods.queue_declare(inbox.name, exclusive=True, auto_delete=True, arguments=CLASSIC | limits)
+        await methods.queue_bind(inbox.name, exchange.name, inbox.key)
 
     async def _detach(self) -> None:
         with suppress(ValueError):
@@ -107,8 +109,8 @@ class AmqpListener(Arrivals):
         self.add(message_of(delivered, self._inbox.exchange.name, delivered.routing_key or ""))
 
 
-async def declare(raw: Raw, exchange: Exchange) -> None:
-    await raw.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=exchange.durable)
+async def declare(methods: Methods, exchange: Exchange) -> None:
+    await methods.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=exchange.durable)
 
 
 class AmqpBus:
@@ -140,7 +142,7 @@ class AmqpBus:
                     )
         except DRIVER_ERRORS as error:
             self._channel = None
-            raise self._sending.error(error, maybe_accepted=True) from error
+            raise self._sending.not_now(error) from error
 
     async def _raw(self, exchange: Exchange) -> Raw:
         if self._channel is None or self._channel.is_closed:
@@ -148,7 +150,7 @@ class AmqpBus:
             self._declared.clear()
         raw = await self._channel.get_underlay_channel()
         if exchange not in self._declared:
-            await declare(raw, exchange)
+            await declare(Methods(raw), exchange)
             self._declared.add(exchange)
         return raw
 

@@ -1,6 +1,6 @@
 """Channels that carry messages: publishing with confirms, deliveries, acks.
 
-`TappedChannel` (amqp_tapped) does it with our own codec on the tapped socket, `PlainChannel` (amqp_plain) through
+`TappedChannel` (tapped.py) does it with our own codec on the tapped socket, `PlainChannel` (plain.py) through
 the driver alone, for the day a driver changes underneath (`broker_transport_options = {"codec": False}`).
 Opening, declaring, consuming and closing are the driver's in both.
 """
@@ -14,13 +14,24 @@ import aiormq
 from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
-from taskq.errors import BrokerFull, OperationalError, Unroutable
+from taskq.broker_adapters.amqp.methods import Methods
+from taskq.errors import BrokerFull, ConnectionLost, OperationalError, Refused, Unroutable
 from taskq.wire.message import Message
 
-Failures = dict[int, OperationalError]
+Failures = dict[int, OperationalError | Refused]
 
 #: Messages written before the socket is asked whether it takes more.
 CHUNK = 500
+
+
+class ChannelRefused(ConnectionLost):
+    """The broker closed the channel over one of the messages on it: `reason` is its word, and this may be another one."""
+
+    def __init__(self, link: AmqpLink, reason: aiormq.exceptions.ChannelClosed) -> None:
+        super().__init__(
+            f"{link.shown} did not confirm the message (it closed the channel: {reason})", maybe_accepted=True
+        )
+        self.reason = reason
 
 
 class Deliver(Protocol):
@@ -58,17 +69,13 @@ class DataChannel:
         """Have a queue delivered, `prefetch` unsettled messages at a time (0: no bound).
 
         Raises:
-            OperationalError: the broker refuses.
+            Refused: the broker never will.
+            OperationalError: not now.
         """
         try:
             await self._raw.basic_qos(prefetch_count=min(prefetch, 65535), timeout=self.link.config.timeout)
-            await self._raw.basic_consume(
-                queue,
-                self._on_message,
-                consumer_tag=consumer_tag,
-                exclusive=exclusive,
-                timeout=self.link.config.timeout,
-            )
+            methods = Methods(self._raw, self.link.config.timeout)
+            await methods.consume(queue, self._on_message, consumer_tag, exclusive=exclusive)
         except DRIVER_ERRORS as error:
             raise self.link.error(error) from error
 
@@ -89,8 +96,13 @@ class DataChannel:
         except DRIVER_ERRORS as error:
             raise self.link.error(error) from error
 
+    def drop(self) -> None:
+        """Give up the connection: the broker has answered nothing for too long, though it takes messages."""
+        if not self.tap.blocked:
+            self.tap.abort()
+
     def _on_close(self, _channel: Any, error: BaseException | None = None) -> None:
-        if isinstance(error, aiormq.exceptions.ChannelClosed):
+        if isinstance(error, aiormq.exceptions.ChannelClosed) and self.refusal is None:
             self.refusal = error
         self._lost()
 
@@ -109,10 +121,18 @@ class DataChannel:
         """The driver's callback for deliveries it was left with."""
         raise NotImplementedError
 
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raises EncodeError: one of these cannot be written."""
+        raise NotImplementedError
+
     async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - a bound on silence, not on the whole
         """Publish and wait for every confirm; index -> error of those not known to be safe.
 
-        `timeout` is how many seconds the broker may confirm nothing at all.
+        `timeout` is how many seconds the broker may confirm none of these. Where it confirms nothing at all, the
+        connection is dropped, for another may do better.
+
+        Raises:
+            EncodeError: one of them cannot be written: nothing was sent.
         """
         raise NotImplementedError
 

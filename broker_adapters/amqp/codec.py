@@ -24,6 +24,7 @@ HEARTBEAT = b"\x08\0\0\0\0\0\0\xce"
 
 #: Class and method id as one number; the class is `basic` (60) where not said.
 DELIVER, RETURN, ACK, NACK = 0x003C003C, 0x003C0032, 0x003C0050, 0x003C0078
+CHANNEL_CLOSE = 0x00140028
 BLOCKED, UNBLOCKED = 0x000A003C, 0x000A003D
 
 frame_start = Struct(">BHI").unpack_from  # type, channel, payload size
@@ -66,7 +67,7 @@ def _properties(message: Message, message_id: str) -> bytes:
     parts = [
         _content_kind(message.content_type, message.content_encoding),
         write_table(message.headers),
-        bytes((message.delivery_mode, min(max(message.priority, 0), 255))),
+        bytes((1 if message.delivery_mode == 1 else 2, min(max(message.priority, 0), 255))),
     ]
     for bit, text in ((0x0400, message.correlation_id), (0x0200, message.reply_to), (0x0080, message_id)):
         if text:
@@ -181,6 +182,10 @@ class Receiver(Protocol):
         """The broker's confirm: basic.ack or basic.nack."""
         ...
 
+    def refused(self, code: int, reason: str) -> None:
+        """The broker closes the channel: from now on nothing may be written to it. The driver answers."""
+        ...
+
 
 class ChannelReader:
     """Puts the frames of one channel together again; frames it does not know are left to the driver."""
@@ -224,6 +229,8 @@ class ChannelReader:
             multiple = data[start + 12] & 1 == 1
             self._receiver.answered(_u64(data, start + 4)[0], multiple=multiple, accepted=method == ACK)
         else:
+            if method == CHANNEL_CLOSE:
+                self._receiver.refused(_u16(data, start + 4)[0], read_short(data, start + 6)[0])
             return False
         return True
 

@@ -7,17 +7,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from taskq.broker_adapters.amqp.channel import DataChannel
+from taskq.broker_adapters.amqp.delay import came_back, is_delayed, undelay
+from taskq.broker_adapters.amqp.held import HeldSession, Pushed
 from taskq.broker_adapters.amqp.holds import Holds
 from taskq.broker_adapters.amqp.link import AmqpLink, ended
-from taskq.broker_adapters.amqp.marks import came_back, is_delayed, undelay
 from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, Strikes
 from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
-from taskq.broker_adapters.amqp.session import HeldSession
 from taskq.broker_adapters.amqp.topology import Topology
-from taskq.broker_adapters.amqp.waiting import Pushed
 from taskq.broker_adapters.amqp.window import Subscription, Window
 from taskq.clock import now
-from taskq.errors import OperationalError, PublishErrors
+from taskq.errors import OperationalError, PublishErrors, Refused
 from taskq.seams.broker import ANY_SIZE
 from taskq.wire.message import Delivery, Message
 
@@ -121,20 +120,23 @@ class AmqpConsumer:
             for delivery, until in kept
         ]
         failures, unwritten = await self._sender.send_apart(copies)
-        # What came to us cannot always be written again.
-        hopeless = [(kept[i][0], f"cannot be kept until its time: {error}") for i, error in unwritten.items()]
+        # What came to us cannot always be written again, or is not taken again.
+        never = unwritten | {i: error for i, error in failures.items() if isinstance(error, Refused)}
+        later = {i: error for i, error in failures.items() if i not in never}
+        hopeless = [(kept[i][0], f"cannot be kept until its time: {error}") for i, error in never.items()]
         await self.settle(reject=hopeless)
-        parked = [delivery for index, (delivery, _) in enumerate(kept) if index not in failures | unwritten]
+        parked = [delivery for i, (delivery, _) in enumerate(kept) if i not in later and i not in never]
         session.ack(parked)
         await self._holds.drop(parked)
         await self._settled(session)
-        if failures:
-            raise PublishErrors(failures)
+        if later:
+            raise PublishErrors(later)
 
     async def subscribe(self, queues: Sequence[str]) -> None:
         for queue in dict.fromkeys(queues):
             if queue not in self._subscription.queues:
                 await self._declare(queue)
+                await self._try(queue)
         await self._subscription.subscribe(self._channel, list(dict.fromkeys(queues)))
         await self._give_back_unwanted()
 
@@ -143,6 +145,21 @@ class AmqpConsumer:
         self._window.resize(prefetch)
         if self._window.size != before:
             await self._let_come(self._window.size)
+
+    async def _try(self, queue: str) -> None:
+        """Consume from a queue on a channel of its own first: a refusal ends the channel, and all that is held on it."""
+        came: list[Delivery] = []
+
+        def deliver(queue_tag: str, tag: int, redelivered: bool, message: Message) -> None:  # noqa: ARG001, FBT001 - the protocol's signature
+            came.append(Delivery(message, queue, tag, redelivered))
+
+        channel = await open_data_channel(self._link, confirms=False, deliver=deliver)
+        try:
+            await channel.consume(queue, "try", 1)
+            await channel.cancel("try")
+            await self._strikes.unended(came, [delivery for delivery in came if delivery.redelivered])
+        finally:
+            await channel.close()
 
     @property
     def _channel(self) -> DataChannel | None:
@@ -323,10 +340,9 @@ class AmqpConsumer:
     async def _declare(self, queue: str) -> None:
         """With the delays where Celery's clients send through them: it loses what no worker has declared (3.6)."""
         declared = self._link.config.queue(queue)
+        await self._topology.queue(queue, to_consume=True)
         if declared.arguments.get("x-queue-type") == "quorum" and declared.exchange_type != "direct":
             await self._topology.delays(queue)
-        else:
-            await self._topology.queue(queue)
 
     async def _keep(self) -> None:
         wait = _FIRST_WAIT
@@ -341,7 +357,7 @@ class AmqpConsumer:
                     await old.close()
                 await self._attach()
                 wait = _FIRST_WAIT
-            except OperationalError as error:
+            except (OperationalError, Refused) as error:
                 log.info("cannot consume yet: %s", error)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)

@@ -16,11 +16,11 @@ from uuid import uuid4
 
 import aiormq
 
+from taskq.broker_adapters.amqp.delay import HOLD_HEADER, PREFIX
+from taskq.broker_adapters.amqp.held import HeldSession
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS
-from taskq.broker_adapters.amqp.marks import HOLD_HEADER, PREFIX
 from taskq.broker_adapters.amqp.sender import AmqpSender
-from taskq.broker_adapters.amqp.session import HeldSession
-from taskq.errors import EncodeError, OperationalError
+from taskq.errors import EncodeError, OperationalError, Refused
 from taskq.wire.message import Delivery, Message
 
 log = logging.getLogger("taskq.amqp")
@@ -77,7 +77,7 @@ class Holds:
         for delivery in [delivery for tag, delivery in session.held.items() if tag <= last]:
             try:
                 queue = await self._copy(delivery)
-            except EncodeError as error:
+            except (EncodeError, Refused) as error:
                 log.warning("a delivery held for long cannot be kept beyond consumer_timeout: %s", error)
                 continue
             if not session.has(delivery):  # settled meanwhile
@@ -132,18 +132,16 @@ class Holds:
         }
         try:
             await self._sender.topology.do(
-                lambda raw: raw.queue_declare(name, durable=True, arguments=dict(arguments))
+                lambda methods: methods.queue_declare(name, durable=True, arguments=arguments)
             )
         except DRIVER_ERRORS as error:
             raise self._sender.link.error(error) from error
-        self._sender.topology.adopt(name)
         await self._sender.publish([replace(delivery.message, exchange="", routing_key=name, due=None)])
         return name
 
     async def _delete(self, queue: str) -> None:
-        self._sender.topology.forget(queue)
         try:
-            await self._sender.topology.do(lambda raw: raw.queue_delete(queue))
+            await self._sender.topology.do(lambda methods: methods.queue_delete(queue))
         except aiormq.exceptions.ChannelNotFoundEntity:
             return
         except DRIVER_ERRORS as error:

@@ -8,9 +8,10 @@ connection sees that its channel is closed and builds a new one: nothing of an o
 import asyncio
 import logging
 import random
+import re
 import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import aio_pika
 import aiormq
@@ -18,7 +19,7 @@ from aio_pika.abc import ConnectionParameter
 from yarl import URL
 
 from taskq.broker_adapters.amqp.wire import Tap, TappedTransport
-from taskq.errors import BrokerFull, ConfigError, ConnectionLost, OperationalError
+from taskq.errors import BrokerFull, ConfigError, ConnectionLost, OperationalError, Refused
 from taskq.seams.broker import BrokerConfig
 from taskq.seams.urls import mask, split_urls
 
@@ -28,6 +29,22 @@ log = logging.getLogger("taskq.amqp")
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 DRIVER_ERRORS = (aiormq.exceptions.AMQPError, OSError, RuntimeError, asyncio.TimeoutError)
+
+T = TypeVar("T")
+
+#: Reply codes 403 and 406: by them the server refuses what was asked for, and will again.
+_REFUSALS: Final = (aiormq.exceptions.ChannelAccessRefused, aiormq.exceptions.ChannelPreconditionFailed)
+_CHANNEL_CLOSED: Final = (
+    *_REFUSALS,
+    aiormq.exceptions.ChannelNotFoundEntity,
+    aiormq.exceptions.ChannelLockedResource,
+)
+#: What it says with these codes of what may be otherwise later.
+_NOT_NOW: Final = re.compile(
+    r"exclusive use|limit in vhost|timeout|timed out|unknown delivery tag|down or inaccessible"
+)
+#: A message beyond its `max_message_size` (16 MiB since 4.0, before that 128 MiB).
+_TOO_LARGE: Final = re.compile(r"message size (\d+) (?:is )?larger than (?:configured )?max size (\d+)")
 
 
 class _DriverConnection(aio_pika.Connection):
@@ -54,6 +71,8 @@ class AmqpLink:
         self._keeper: asyncio.Task[None] | None = None
         self._connection: aio_pika.Connection | None = None
         self.tap = Tap(0)
+        #: Bytes of the largest body that the server takes, once it has refused one.
+        self.largest: int | None = None
         self._gone = asyncio.Event()
         self._last_error = "no answer"
 
@@ -128,18 +147,36 @@ class AmqpLink:
         parts = str(properties.get("version", "0")).split(".")
         return tuple(int(part) for part in parts[:2] if part.isdigit())
 
-    def error(self, error: BaseException, *, maybe_accepted: bool = False) -> OperationalError:
-        """Our error for one of the driver's."""
+    def error(self, error: BaseException, *, maybe_accepted: bool = False) -> OperationalError | Refused:
+        """Our error for one of the driver's: what the server refuses for good is told by its reply code."""
+        if isinstance(error, _REFUSALS) and not _NOT_NOW.search(str(error)):
+            return self._never(str(error))
         if self.tap.blocked:
             return self.full(maybe_accepted=maybe_accepted)
-        if isinstance(
-            error, aiormq.exceptions.ChannelPreconditionFailed | aiormq.exceptions.ChannelNotFoundEntity
-        ):
+        if isinstance(error, _CHANNEL_CLOSED):
             return OperationalError(f"{self.shown} refused: {error}", maybe_accepted=maybe_accepted)
         return ConnectionLost(
             f"the connection to {self.shown} broke ({type(error).__name__}: {error}); it is being made again",
             maybe_accepted=maybe_accepted,
         )
+
+    def not_now(self, error: BaseException) -> OperationalError:
+        """The same where nothing of a user's is refused, but what we need for ourselves: it may be allowed later."""
+        ours = self.error(error)
+        return ours if isinstance(ours, OperationalError) else OperationalError(str(ours))
+
+    def too_large(self, size: int) -> Refused:
+        """The error for a body of so many bytes, once the server has said how many it takes."""
+        return Refused(
+            f"{self.shown} takes messages of at most {self.largest} bytes, this one has {size}: raise its "
+            "`max_message_size`, or pass a reference to the data"
+        )
+
+    def _never(self, reason: str) -> Refused:
+        if found := _TOO_LARGE.search(reason):
+            self.largest = int(found[2])
+            return self.too_large(int(found[1]))
+        return Refused(f"{self.shown} refused: {reason}")
 
     def full(self, *, maybe_accepted: bool) -> BrokerFull:
         """The error of a server that takes no publishes."""
@@ -174,7 +211,7 @@ class AmqpLink:
         except BaseException:
             tap.abort()
             raise
-        self.tap, self._connection = tap, connection
+        self.tap, self._connection, self.largest = tap, connection, None
         self._gone = asyncio.Event()
         connection.close_callbacks.add(self._on_gone)
         tap.on_closed.append(self._gone.set)
@@ -219,6 +256,26 @@ class AmqpLink:
         except DRIVER_ERRORS as error:
             log.debug("closing: %r", error)
             self.tap.abort()
+
+
+class OneAttempt(Generic[T]):
+    """What many ask for at once is tried once, and all get what it came to; by its arguments."""
+
+    def __init__(self, act: Callable[..., Coroutine[Any, Any, T]]) -> None:
+        self._act = act
+        self._tasks: dict[tuple[Any, ...], asyncio.Task[T]] = {}
+
+    async def __call__(self, *args: Any) -> T:
+        task = self._tasks.get(args)
+        if task is None:
+            task = self._tasks[args] = asyncio.create_task(self._act(*args))
+            task.add_done_callback(lambda done: self._done(args, done))
+        return await asyncio.shield(task)
+
+    def _done(self, args: tuple[Any, ...], task: "asyncio.Task[T]") -> None:
+        del self._tasks[args]
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone
 
 
 async def ended(*tasks: "asyncio.Task[None]") -> None:

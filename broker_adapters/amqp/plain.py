@@ -10,6 +10,7 @@ from pamqp import commands
 
 from taskq.broker_adapters.amqp.channel import (
     CHUNK,
+    ChannelRefused,
     DataChannel,
     Deliver,
     Failures,
@@ -20,7 +21,7 @@ from taskq.broker_adapters.amqp.channel import (
 from taskq.broker_adapters.amqp.codec import FRAME_MAX, write_properties
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
 from taskq.broker_adapters.amqp.tables import short_string
-from taskq.errors import ConnectionLost, OperationalError
+from taskq.errors import ConnectionLost, OperationalError, Refused
 from taskq.wire.message import Message
 
 #: Bytes of the message id that the driver adds.
@@ -65,6 +66,7 @@ class PlainChannel(DataChannel):
         self, link: AmqpLink, channel: aio_pika.abc.AbstractChannel, deliver: Deliver | None
     ) -> None:
         super().__init__(link, channel, deliver)
+        self._answers = 0  # confirms since the last chunk was written
         self._settled: list[
             tuple[int, bool | None]
         ] = []  # tag, and `multiple` of an ack or None for a requeue
@@ -77,19 +79,28 @@ class PlainChannel(DataChannel):
                 method.consumer_tag or "", method.delivery_tag or 0, bool(method.redelivered), message
             )
 
-    async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
-        failures: Failures = {}
-        for message in messages:  # before the first is sent
+    def check(self, messages: Sequence[Message]) -> None:
+        for message in messages:
             write_properties(message, FRAME_MAX - _MESSAGE_ID)
             short_string(message.exchange)
             short_string(message.routing_key)
+
+    async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
+        failures: Failures = {}
+        self.check(messages)  # before the first is sent
         for start in range(0, len(messages), CHUNK):
             chunk = messages[start : start + CHUNK]
+            self._answers = 0
             errors = await asyncio.gather(*(self._send_one(message, timeout) for message in chunk))
             failures |= {start + index: error for index, error in enumerate(errors) if error is not None}
+        if self.refusal is not None:
+            # The driver may go on writing to a channel that the server closes, which then closes the connection.
+            reason = self.refusal
+            lost = (index for index, error in failures.items() if isinstance(error, ConnectionLost))
+            failures |= {index: ChannelRefused(self.link, reason) for index in lost}
         return failures
 
-    async def _send_one(self, message: Message, timeout: float) -> OperationalError | None:  # noqa: ASYNC109 - see the base
+    async def _send_one(self, message: Message, timeout: float) -> OperationalError | Refused | None:  # noqa: ASYNC109 - see the base
         if self.closed:
             return ConnectionLost(f"the connection to {self.link.shown} broke")
         try:
@@ -103,16 +114,22 @@ class PlainChannel(DataChannel):
             )
         except DRIVER_ERRORS as error:
             return self._error_of(message, error)
+        except ValueError as error:  # of names that the server would take
+            return Refused(f"the driver cannot publish to exchange {message.exchange!r}: {error}")
+        self._answers += 1
         return None
 
-    def _error_of(self, message: Message, error: Exception) -> OperationalError:
+    def _error_of(self, message: Message, error: Exception) -> OperationalError | Refused:
         if isinstance(error, aiormq.exceptions.ChannelClosed):
             self._on_close(self._channel, error)  # the driver may tell of it later
+            return ChannelRefused(self.link, error)
         if isinstance(error, aiormq.exceptions.PublishError):
             return unroutable(self.link, message, str(error))
         if isinstance(error, aiormq.exceptions.DeliveryError):
             return refused(self.link)
         if isinstance(error, TimeoutError):
+            if not self._answers:
+                self.drop()
             return unconfirmed(self.link)
         return self.link.error(error, maybe_accepted=True)
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from taskq.broker_adapters.amqp.browse import Browser, Record, SharedLog
 from taskq.broker_adapters.amqp.sender import AmqpSender
-from taskq.errors import EncodeError, OperationalError
+from taskq.errors import EncodeError, OperationalError, PublishErrors
 from taskq.seams.broker import BrokerConfig, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
 
@@ -198,19 +198,26 @@ class DeadLetters:
         )
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        """As `Broker.bury`."""
-        try:
-            await self._sender.publish([self._written(letter) for letter in letters])
-        except EncodeError:
-            # What came to us cannot always be written again: then without its headers.
-            if len(letters) == 1:
-                [letter] = letters
-                message = Message({}, letter.raw if letter.message is None else letter.message.body)
-                bare = replace(letter, message=message, reason=letter.reason[:_LONGEST_REASON])
-                await self._sender.publish([self._written(bare)])
-            else:
-                for letter in letters:
-                    await self.bury([letter])
+        """As `Broker.bury`. What came to us cannot always be written again: then without its headers, or its body."""
+        for written in (self._written, self._without_headers, self._without_body):
+            failures, unwritten = await self._sender.send_apart([written(letter) for letter in letters])
+            later = {i: error for i, error in failures.items() if isinstance(error, OperationalError)}
+            if later:
+                raise PublishErrors(later)
+            if not failures and not unwritten:
+                return
+            letters = [letters[i] for i in sorted({*failures, *unwritten})]
+        raise OperationalError(f"dead letters cannot be kept: {next(iter(failures.values()), None)}")
+
+    def _without_headers(self, letter: DeadLetter) -> Message:
+        body = letter.raw if letter.message is None else letter.message.body
+        reason = letter.reason[:_LONGEST_REASON]
+        return self._written(replace(letter, message=Message({}, body), reason=reason))
+
+    def _without_body(self, letter: DeadLetter) -> Message:
+        bare = self._without_headers(letter)
+        bare.headers[_REASON] += f"; its body of {len(bare.body)} bytes is not taken any more"
+        return replace(bare, body=b"")
 
     async def newest(self, limit: int) -> list[DeadLetter]:
         """As `Broker.dead`."""

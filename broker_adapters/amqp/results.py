@@ -2,7 +2,7 @@
 
 Each state of a task is one message to the queue that the task's message named in `reply_to`. Nothing is stored
 on the way: who asks for a result must be who called (or share its store object), and there are no saved groups.
-The parts of chords wait in queues of their own (rpc_chords). All of it is on a connection of its own.
+The parts of chords wait in queues of their own (chords.py). All of it is on a connection of its own.
 """
 
 import asyncio

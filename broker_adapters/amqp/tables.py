@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from math import isfinite
 from struct import Struct
 from types import NoneType
 from typing import Any, NamedTuple
@@ -56,12 +57,20 @@ def _write_int(value: int) -> bytes:
     raise EncodeError(f"an AMQP header holds 64-bit integers at most, not {value}")
 
 
+def _write_float(value: float) -> bytes:
+    if not isfinite(value):  # RabbitMQ closes the whole connection: it cannot read them
+        raise EncodeError(f"an AMQP header holds finite numbers, not {value!r}")
+    return _pack_double(0x64, value)
+
+
 def _write_list(value: Iterable[Any]) -> bytes:
     data = b"".join([_write(item) for item in value])
     return b"A" + _pack_u32(len(data)) + data
 
 
 def _write_decimal(value: Decimal) -> bytes:
+    if not value.is_finite():
+        raise EncodeError(f"an AMQP header holds finite numbers, not {value!r}")
     _, _, exponent = value.as_tuple()
     if isinstance(exponent, int) and -255 <= exponent <= 0 and abs(value.scaleb(-exponent)) < 1 << 31:
         return _pack_decimal(0x44, -exponent, int(value.scaleb(-exponent)))
@@ -78,7 +87,7 @@ _WRITERS: dict[type, Callable[[Any], bytes]] = {
     str: _write_text,
     int: _write_int,
     bool: lambda value: b"t\1" if value else b"t\0",
-    float: lambda value: _pack_double(0x64, value),
+    float: _write_float,
     list: _write_list,
     tuple: _write_list,
     dict: lambda value: b"F" + write_table(value),

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import EXCEPTION_MAPPING
+from aiormq.exceptions import ChannelClosed
 
 from taskq.broker_adapters.amqp.channel import (
     CHUNK,
+    ChannelRefused,
     DataChannel,
     Deliver,
     Failures,
@@ -77,6 +80,10 @@ class TappedChannel(DataChannel):
         finally:
             self.tap.release(self._number, self._reader)
 
+    def check(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            write_publish(self._number, message, self._frame_max)
+
     async def send(self, messages: Sequence[Message], timeout: float) -> Failures:  # noqa: ASYNC109 - see the base
         batch = _Batch(messages)
         # All before the first is sent: confirms count what was sent, and a message that cannot be is to stop the rest.
@@ -104,7 +111,7 @@ class TappedChannel(DataChannel):
     def _write(self, batch: _Batch, start: int, frames: Sequence[bytes]) -> None:
         for index in range(start, start + len(frames)):
             if self.closed:
-                batch.answer(index, ConnectionLost(f"the connection to {self.link.shown} broke"))
+                batch.answer(index, self._end())
             else:
                 self._last += 1
                 self._unconfirmed[self._last] = (batch, index)
@@ -120,6 +127,11 @@ class TappedChannel(DataChannel):
                 waiting[0].answer(waiting[1], error)
         if multiple:
             self._oldest = tag + 1
+
+    def refused(self, code: int, reason: str) -> None:
+        # Seen before the driver tells: what is written after its answer would close the whole connection.
+        kind = EXCEPTION_MAPPING.get(code)
+        self._on_close(self._channel, kind(reason) if kind is not None else ChannelClosed(code, reason))
 
     def arrived(self, envelope: Envelope, message: Message) -> None:
         if envelope.kind == RETURN:
@@ -142,7 +154,7 @@ class TappedChannel(DataChannel):
                 return
 
     def silent(self, batch: _Batch) -> None:
-        """The broker confirmed nothing for too long: fail what is left of the batch."""
+        """None of these was confirmed for too long: fail what is left of the batch."""
         error = unconfirmed(self.link)
         for number, (owner, index) in list(self._unconfirmed.items()):
             if owner is batch:
@@ -158,11 +170,19 @@ class TappedChannel(DataChannel):
         if self.closed:
             return
         unconfirmed_now, self._unconfirmed = self._unconfirmed, {}
-        why = f"it closed the channel: {self.refusal}" if self.refusal else "the connection broke"
-        error = ConnectionLost(f"{self.link.shown} did not confirm the message ({why})", maybe_accepted=True)
+        error = self._end(maybe_accepted=True)
         for batch, index in unconfirmed_now.values():
             batch.answer(index, error)
         super()._lost()
+
+    def _end(self, *, maybe_accepted: bool = False) -> ConnectionLost:
+        """What has become of a message, now that the channel is gone."""
+        if self.refusal is not None:
+            return ChannelRefused(self.link, self.refusal)
+        return ConnectionLost(
+            f"{self.link.shown} did not confirm the message (the connection broke)",
+            maybe_accepted=maybe_accepted,
+        )
 
     async def _on_message(self, delivered: DeliveredMessage) -> None:
         raise ConnectionLost(
@@ -176,29 +196,31 @@ class TappedChannel(DataChannel):
         self._settled.append(write_requeue(self._number, tag))
 
     async def flush(self) -> None:
-        if self._settled:
-            self.tap.write(b"".join(self._settled))
-            self._settled.clear()
+        settled, self._settled = self._settled, []
+        if settled and not self.closed:
+            self.tap.write(b"".join(settled))
         await self.tap.drain()
 
 
 class _Watch:
     """Looks whether a batch still makes progress; one timer per batch."""
 
-    __slots__ = ("_batch", "_channel", "_handle", "_loop", "_seen", "_timeout")
+    __slots__ = ("_batch", "_channel", "_handle", "_left", "_loop", "_seen", "_timeout")
 
     def __init__(
         self, channel: TappedChannel, batch: _Batch, timeout: float, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._channel, self._batch, self._timeout, self._loop = channel, batch, timeout, loop
-        self._seen = channel.answers
+        self._seen, self._left = channel.answers, batch.left
         self._handle = loop.call_later(timeout, self._look)
 
     def _look(self) -> None:
-        if self._channel.answers == self._seen:
+        if self._batch.left == self._left:
             self._channel.silent(self._batch)
+            if self._channel.answers == self._seen:
+                self._channel.drop()
             return
-        self._seen = self._channel.answers
+        self._seen, self._left = self._channel.answers, self._batch.left
         self._handle = self._loop.call_later(self._timeout, self._look)
 
     def cancel(self) -> None:

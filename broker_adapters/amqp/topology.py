@@ -1,104 +1,128 @@
-"""Exchanges, queues and bindings, declared before their first use and exactly as Celery declares them."""
+"""Exchanges, queues and bindings, declared exactly as Celery declares them."""
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import aio_pika
 import aiormq
 
 from taskq.broker_adapters.amqp.delay import DELIVERY, arrival_key, celery_arrival_key, levels
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
-from taskq.errors import Unroutable
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, OneAttempt
+from taskq.broker_adapters.amqp.methods import Methods
+from taskq.errors import Refused, Unroutable
 from taskq.seams.broker import Queue
 
 log = logging.getLogger("taskq.amqp")
 
 T = TypeVar("T")
-Raw = aiormq.abc.AbstractChannel
+Step = Callable[[Methods], Awaitable[T]]
+
+#: Seconds that the delays may take: 28 quorum queues are slow to make.
+_DELAYS_WITHIN: Final = 10.0
+#: A name that is reserved, not ours to declare, there with other settings, or refers to what is not there.
+_DECLARED_OTHERWISE: Final = (
+    aiormq.exceptions.ChannelAccessRefused,
+    aiormq.exceptions.ChannelPreconditionFailed,
+    aiormq.exceptions.ChannelNotFoundEntity,
+)
+_IS_STREAM: Final = re.compile(r"'x-queue-type'.*current is the value 'stream'")
 
 
 class Topology:
-    """What was declared over one link; forgotten when the connection changes."""
+    """What was declared over one link.
 
-    def __init__(self, link: AmqpLink) -> None:
+    `lasting`: what was declared once is taken to be there on later connections, too. Who publishes learns soon enough
+    when it is not: a message that nothing takes comes back.
+    """
+
+    def __init__(self, link: AmqpLink, *, lasting: bool = False) -> None:
         self._link = link
         self._config = link.config
         self._tap = link.tap
+        self._lasting = lasting
         self._channel: aio_pika.abc.AbstractChannel | None = None
         self._lock = asyncio.Lock()
-        self._known: set[str] = set()  # queues
-        self._targets: set[tuple[str, str]] = set()  # exchange, routing key
+        self._declare = OneAttempt(self._declare_named)
+        self._known: dict[str, float] = {}  # queues, with the time of their declaration (by the loop's clock)
         self._delayed: set[str] = set()  # queues reached through the delays; "" once the levels are there
-
-    def knows(self, exchange: str, routing_key: str) -> bool:
-        """Whether what takes such a message was declared on this connection."""
-        return self._tap is self._link.tap and (exchange, routing_key) in self._targets
-
-    def adopt(self, queue: str) -> None:
-        """Take a queue as declared: its owner has done it."""
-        self._refresh()
-        self._known.add(queue)
-        self._targets.add(("", queue))
 
     def forget(self, queue: str) -> None:
         """Declare this queue again before its next use: it was deleted by somebody."""
-        self._known.discard(queue)
-        self._targets.discard(("", queue))
+        self._known.pop(queue, None)
         self._delayed.discard(queue)
 
     def forget_all(self) -> None:
-        """Declare everything again before its next use: something of it was deleted, and who knows what went with it."""
+        """Declare everything again before its next use: something was deleted, and who knows what went with it."""
         self._known.clear()
-        self._targets.clear()
         self._delayed.clear()
 
-    async def target(self, exchange: str, routing_key: str) -> None:
-        """Declare what takes messages of this exchange and key.
+    async def target(self, exchange: str, routing_key: str, since: float) -> None:
+        """Declare what is to take a message that nothing took, sent at `since` (by the loop's clock).
 
         Raises:
-            Unroutable: nobody knows the exchange.
+            Unroutable: nobody knows the exchange, or the queue is its owner's to declare.
+            Refused: the broker never will.
+            OperationalError: the broker cannot be asked.
+        """
+        if exchange:
+            known = [queue for queue in self._config.queues() if (queue.exchange or queue.name) == exchange]
+            for queue in known:
+                await self._again(queue.name, since)
+            if not known:
+                await self._exists(exchange)
+        elif not routing_key or self._config.queue(routing_key).auto_delete:
+            raise Unroutable(f"{self._link.shown} has no queue {routing_key!r}: whoever reads it declares it")
+        else:
+            await self._again(routing_key, since)
+
+    async def _again(self, queue: str, since: float) -> None:
+        if self._known.get(queue, since) <= since:
+            self.forget(queue)
+        await self.queue(queue)
+
+    async def queue(self, name: str, *, to_consume: bool = False) -> None:
+        """Declare a queue with its exchange and binding; a queue that is there with other settings is used as it is.
+
+        Raises:
+            Refused: there is no such queue, and the broker lets us make none; or it is a stream, and `to_consume`.
             OperationalError: the broker cannot be asked.
         """
         self._refresh()
-        if not exchange:
-            if not self._config.queue(routing_key).auto_delete:
-                await self.queue(routing_key)
-        elif not await self._declare_behind(exchange):
-            await self._exists(exchange)
-        self._targets.add((exchange, routing_key))
+        if name not in self._known:
+            await self._declare(name, to_consume)
 
-    async def queue(self, name: str) -> None:
-        """Declare a queue with its exchange and binding; a queue that is there with other arguments is used as it is."""
-        self._refresh()
-        if name in self._known:
-            return
+    async def _declare_named(self, name: str, to_consume: bool) -> None:  # noqa: FBT001 - as `queue`, which asks for it
+        if not name:
+            raise Refused("a queue needs a name")
         queue = self._config.queue(name)
+        if to_consume and queue.arguments.get("x-queue-type") == "stream":
+            raise self._stream(name)
         try:
-            await self.do(lambda raw: _declare(raw, queue))
-        except aiormq.exceptions.ChannelPreconditionFailed as error:
-            log.warning(
-                "queue %r is used as it is: it, or its exchange, was declared with other settings (%s)",
-                name,
-                error,
-            )
+            await self.do(lambda methods: _declare(methods, queue))
+        except _DECLARED_OTHERWISE as error:
+            if to_consume and _IS_STREAM.search(str(error)):
+                raise self._stream(name) from error
+            await self._use_as_it_is(queue)
         except DRIVER_ERRORS as error:
             raise self._link.error(error) from error
-        self._known.add(name)
+        self._known[name] = asyncio.get_running_loop().time()
 
     async def delays(self, queue: str) -> None:
-        """Declare the delayed delivery, and that its messages for this queue reach it."""
+        """Declare the delayed delivery, and that its messages for this queue reach it. Raises as `queue`."""
         self._refresh()
         if queue in self._delayed:
             return
         await self.queue(queue)
         kind = str(self._config.options.get("native_delayed_delivery_queue_type", "quorum"))
+        within = max(_DELAYS_WITHIN, self._config.timeout)
         try:
             if "" not in self._delayed:
-                await self.do(lambda raw: _declare_delays(raw, kind))
+                await self.do(lambda methods: _declare_delays(methods, kind), within)
                 self._delayed.add("")
-            await self.do(lambda raw: _bind_delays(raw, self._config.queue(queue)))
+            await self.do(lambda methods: _bind_delays(methods, self._config.queue(queue)), within)
         except DRIVER_ERRORS as error:
             raise self._link.error(error) from error
         self._delayed.add(queue)
@@ -108,32 +132,63 @@ class Topology:
         known = (queue for queue in self._config.queues() if (queue.exchange or queue.name) == exchange)
         return next((queue for queue in known if (queue.routing_key or queue.name) == routing_key), None)
 
-    async def do(self, step: Callable[[Raw], Awaitable[T]]) -> T:
+    async def do(self, step: Step[T], within: float | None = None) -> T:
         """Run some declarations on a channel of their own: the broker closes it when it refuses one.
 
         Raises:
             AMQPError, OSError...: the driver's errors (DRIVER_ERRORS), for the caller to tell apart.
         """
-        async with self._lock:
+        async with asyncio.timeout(within or self._config.timeout), self._lock:
             channel = self._channel
             if channel is None or channel.is_closed:
                 channel = self._channel = await self._link.channel()
             try:
-                async with asyncio.timeout(max(10.0, self._config.timeout)):  # 28 quorum queues take seconds
-                    return await step(await channel.get_underlay_channel())
+                return await step(Methods(await channel.get_underlay_channel()))
             except BaseException:
                 self._channel = None
                 raise
 
-    async def _declare_behind(self, exchange: str) -> bool:
-        known = [queue for queue in self._config.queues() if (queue.exchange or queue.name) == exchange]
-        for queue in known:
-            await self.queue(queue.name)
-        return bool(known)
+    async def exists(self, queue: str) -> bool:
+        """Whether there is a queue of this name. Raises OperationalError."""
+        try:
+            await self.do(lambda methods: methods.queue_declare(queue, passive=True))
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return False
+        except aiormq.exceptions.ChannelLockedResource:
+            return True
+        except DRIVER_ERRORS as error:
+            raise self._link.error(error) from error
+        return True
+
+    async def _use_as_it_is(self, queue: Queue) -> None:
+        """Step by step, for one that is refused may be there all the same."""
+        problem: Exception | None = None
+        for step in (_declare_exchange, _declare_queue, _bind):
+            try:
+                await self.do(lambda methods, step=step: step(methods, queue))  # type: ignore[misc]  # a default argument binds it now
+            except _DECLARED_OTHERWISE as error:
+                problem = problem or error
+            except DRIVER_ERRORS as error:
+                raise self._link.error(error) from error
+        if problem is None:
+            return
+        if not await self.exists(queue.name):
+            raise self._link.error(problem) from problem
+        log.warning(
+            "queue %r is used as it is: it, or its exchange, was declared with other settings (%s)",
+            queue.name,
+            problem,
+        )
+
+    def _stream(self, name: str) -> Refused:
+        return Refused(
+            f"{name!r} on {self._link.shown} is a stream, and tasks are taken from queues alone: "
+            "use a queue of the type classic or quorum"
+        )
 
     async def _exists(self, exchange: str) -> None:
         try:
-            await self.do(lambda raw: raw.exchange_declare(exchange, passive=True))
+            await self.do(lambda methods: methods.exchange_declare(exchange, passive=True))
         except aiormq.exceptions.ChannelNotFoundEntity:
             raise Unroutable(
                 f"{self._link.shown} has no exchange {exchange!r}: name it in task_queues, so that it is declared"
@@ -144,32 +199,47 @@ class Topology:
     def _refresh(self) -> None:
         if self._tap is not self._link.tap:
             self._tap, self._channel = self._link.tap, None
-            self.forget_all()
+            if not self._lasting:
+                self.forget_all()
 
 
-async def _declare(raw: Raw, queue: Queue) -> None:
-    exchange = queue.exchange or ("" if queue.auto_delete else queue.name)
-    if exchange:
-        await raw.exchange_declare(exchange, exchange_type=queue.exchange_type, durable=queue.durable)
-    await raw.queue_declare(
-        queue.name, durable=queue.durable, auto_delete=queue.auto_delete, arguments=dict(queue.arguments)
+def _exchange_of(queue: Queue) -> str:
+    return queue.exchange or ("" if queue.auto_delete else queue.name)
+
+
+async def _declare(methods: Methods, queue: Queue) -> None:
+    for step in (_declare_exchange, _declare_queue, _bind):
+        await step(methods, queue)
+
+
+async def _declare_exchange(methods: Methods, queue: Queue) -> None:
+    if exchange := _exchange_of(queue):
+        await methods.exchange_declare(exchange, exchange_type=queue.exchange_type, durable=queue.durable)
+
+
+async def _declare_queue(methods: Methods, queue: Queue) -> None:
+    await methods.queue_declare(
+        queue.name, durable=queue.durable, auto_delete=queue.auto_delete, arguments=queue.arguments
     )
-    if exchange:
-        await raw.queue_bind(queue.name, exchange, queue.routing_key or queue.name)
 
 
-async def _declare_delays(raw: Raw, queue_type: str) -> None:
-    await raw.exchange_declare(DELIVERY, exchange_type="topic", durable=True)
+async def _bind(methods: Methods, queue: Queue) -> None:
+    if exchange := _exchange_of(queue):
+        await methods.queue_bind(queue.name, exchange, queue.routing_key or queue.name)
+
+
+async def _declare_delays(methods: Methods, queue_type: str) -> None:
+    await methods.exchange_declare(DELIVERY, exchange_type="topic", durable=True)
     for level in levels(queue_type):
-        await raw.exchange_declare(level.name, exchange_type="topic", durable=True)
-        await raw.queue_declare(level.name, durable=True, arguments=level.arguments)
-        await raw.queue_bind(level.name, level.name, level.waits)
-        await raw.exchange_bind(level.passes_to, level.name, level.skips)
+        await methods.exchange_declare(level.name, exchange_type="topic", durable=True)
+        await methods.queue_declare(level.name, durable=True, arguments=level.arguments)
+        await methods.queue_bind(level.name, level.name, level.waits)
+        await methods.exchange_bind(level.passes_to, level.name, level.skips)
 
 
-async def _bind_delays(raw: Raw, queue: Queue) -> None:
-    await raw.queue_bind(queue.name, DELIVERY, arrival_key(queue.name))
+async def _bind_delays(methods: Methods, queue: Queue) -> None:
+    await methods.queue_bind(queue.name, DELIVERY, arrival_key(queue.name))
     if queue.exchange_type != "direct":
         key = celery_arrival_key(queue.routing_key or queue.name)
-        await raw.exchange_bind(queue.exchange or queue.name, DELIVERY, key)
-        await raw.queue_bind(queue.name, queue.exchange or queue.name, key)
+        await methods.exchange_bind(queue.exchange or queue.name, DELIVERY, key)
+        await methods.queue_bind(queue.name, queue.exchange or queue.name, key)

@@ -2,7 +2,7 @@
 
 aiormq takes a `transport_factory` that makes the streams of a connection. Ours makes the same streams, with a
 protocol that looks at each frame before it reaches the driver's reader: data frames of the channels we serve
-(amqp_codec) are taken out, everything else goes on untouched. What we write goes to the same transport in whole
+(codec.py) are taken out, everything else goes on untouched. What we write goes to the same transport in whole
 frames, as the driver's writes do. That is all: no private name of the driver is used.
 
 The tap also sees what the driver keeps to itself (connection.blocked) and how long the server has been silent.
@@ -49,8 +49,6 @@ class Tap:
         self.unblocked = asyncio.Event()
         self.unblocked.set()
         self.closed = False
-        #: Bytes of the largest body that the server takes, once it has refused one.
-        self.largest: int | None = None
         self.on_closed: list[Callable[[], None]] = []
 
     def serve(self, channel: int, reader: ChannelReader) -> None:

@@ -2,9 +2,6 @@
 
 import asyncio
 import functools
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
 from itertools import count
 from time import time
 from typing import Any
@@ -15,8 +12,8 @@ import pytest
 from pamqp import commands
 from yarl import URL
 
+from taskq.broker_adapters.amqp import delay as amqp_delay
 from taskq.broker_adapters.amqp import holds as amqp_holds
-from taskq.broker_adapters.amqp import marks as amqp_marks
 from taskq.broker_adapters.amqp.broker import AmqpBroker
 from taskq.broker_adapters.amqp.codec import FRAME_MAX, FRAME_OVERHEAD, write_properties
 from taskq.broker_adapters.amqp.consumer import AmqpConsumer
@@ -31,66 +28,13 @@ from taskq.errors import (
     Unroutable,
 )
 from taskq.seams.broker import BrokerConfig, Queue
-from taskq.wire.message import Delivery, Message
+from taskq.wire.message import Message
+from tests.broker_adapters.amqp.parts import Open, ids, message, take
 from tests.polling import LONG_ENOUGH, eventually
-from tests.rabbit import close_connections, is_own, rabbit_vhost, rabbitmqctl
+from tests.rabbit import close_connections, rabbitmqctl
 
 pytestmark = pytest.mark.rabbitmq
 needs_control = pytest.mark.usefixtures("controlled")
-
-Open = Callable[..., Awaitable[AmqpBroker]]
-
-
-@pytest.fixture(scope="module")
-def vhost(amqp_url: str) -> Iterator[str]:
-    with rabbit_vhost(amqp_url) as url:
-        yield url
-
-
-@pytest.fixture
-def controlled(vhost: str) -> None:
-    if not is_own(vhost):
-        pytest.skip("rabbitmqctl is missing, or speaks to another server")
-
-
-@pytest.fixture(params=[True, False], ids=["codec", "driver"])
-async def open_broker(vhost: str, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
-    namespace = uuid.uuid4().hex[:8]
-    async with AsyncExitStack() as stack:
-
-        async def open_one(**fields: Any) -> AmqpBroker:
-            options = {"codec": request.param, "namespace": namespace} | fields.pop("options", {})
-            url = fields.pop("url", vhost)
-            broker = AmqpBroker(BrokerConfig(url, options=options, **fields))
-            await broker.open()
-            stack.push_async_callback(broker.close)
-            return broker
-
-        yield open_one
-
-
-@pytest.fixture
-def queue() -> str:
-    return f"amqp-{uuid.uuid4().hex[:8]}"
-
-
-def message(queue: str, n: int = 0, **fields: Any) -> Message:
-    return Message(
-        {"task": "t", "id": f"id-{n}"}, b"[[], {}, {}]", correlation_id=f"id-{n}", routing_key=queue, **fields
-    )
-
-
-async def take(consumer: AmqpConsumer, wanted: int, within: float = 20.0) -> list[Delivery]:
-    taken: list[Delivery] = []
-    async with asyncio.timeout(within):
-        while len(taken) < wanted:
-            taken += await consumer.receive(wanted - len(taken))
-    return taken
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [delivery.message.headers["id"] for delivery in deliveries]
-
 
 # == publishing
 
@@ -722,7 +666,7 @@ async def test_what_is_held_for_long_is_not_held_on_the_channel(
     await heir.settle(ack=again)
     await heir.close()
     listed = await asyncio.to_thread(rabbitmqctl, "list_queues", "-p", URL(vhost).path[1:], "name")
-    assert amqp_marks.PREFIX not in listed
+    assert amqp_delay.PREFIX not in listed
 
 
 @needs_control

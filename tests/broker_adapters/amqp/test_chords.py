@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import Any, TypeVar, cast
@@ -20,7 +20,6 @@ from taskq.seams.store import StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, SUCCESS
 from taskq.wire.message import Message
 from tests.polling import eventually
-from tests.rabbit import rabbit_vhost
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -105,12 +104,6 @@ class World:
         if joined is not None:
             self.sent.append([part.value for part in joined])
             await process.store.end_chords([group])
-
-
-@pytest.fixture(scope="module")
-def vhost(amqp_url: str) -> Iterator[str]:
-    with rabbit_vhost(amqp_url) as url:
-        yield url
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 
 import aio_pika
@@ -14,15 +14,8 @@ from taskq.errors import StoreError
 from taskq.seams.store import StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, SUCCESS
 from tests.polling import eventually
-from tests.rabbit import rabbit_vhost
 
 pytestmark = pytest.mark.rabbitmq
-
-
-@pytest.fixture(scope="module")
-def vhost(amqp_url: str) -> Iterator[str]:
-    with rabbit_vhost(amqp_url) as url:
-        yield url
 
 
 class Pair:
