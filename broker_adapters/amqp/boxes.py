@@ -17,9 +17,8 @@ import aiormq
 from taskq.broker_adapters.amqp.browse import CLASSIC
 from taskq.broker_adapters.amqp.channel import DataChannel
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
-from taskq.broker_adapters.amqp.methods import Methods
 from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
-from taskq.broker_adapters.amqp.topology import Topology
+from taskq.broker_adapters.amqp.topology import Methods, Topology
 from taskq.errors import BrokerFull, ConnectionLost, OperationalError, Refused, Unroutable
 from taskq.wire.message import Message
 

@@ -5,11 +5,11 @@ when it runs out of memory or disk, and acks are what frees both.
 
 `broker_transport_options` that count here: `codec` (False: message frames by the driver alone), `namespace`
 ("taskq": what the names of our own queues begin with), `native_delayed_delivery_queue_type` ("quorum" or
-"classic", as Celery's `broker_native_delayed_delivery_queue_type`).
+"classic", as Celery's `broker_native_delayed_delivery_queue_type`), `consumer_timeout` (that of the server, in
+seconds, where it is less than 30 minutes; else it is learned when the server first closes a channel over it).
 """
 
-import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from taskq.broker_adapters.amqp.boxes import AmqpBoxes
 from taskq.broker_adapters.amqp.browse import Browser, SharedLog
 from taskq.broker_adapters.amqp.bus import AmqpBus
 from taskq.broker_adapters.amqp.consumer import AmqpConsumer, ConsumerShared
-from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
+from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, OneAttempt
 from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, RecordNames, RevokedRecords
 from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.broker_adapters.amqp.topology import Topology
@@ -41,10 +41,10 @@ class AmqpBroker:
         ours = replace(config, queue=queue)
         self._publishing, self._consuming = AmqpLink(ours, "publish"), AmqpLink(ours, "consume")
         self._consuming_open = False
-        self._lock = asyncio.Lock()
+        self._opening = OneAttempt(self._open_consuming)
         self._sender = AmqpSender(self._publishing)
         self._topology = Topology(self._consuming)
-        self._browser = browser = Browser(self._consuming, self._topology)
+        self._browser = browser = Browser(self._consuming, self._topology, self._sender)
 
         def log(name: str) -> SharedLog:
             return SharedLog(self._consuming, self._sender, browser, name)
@@ -69,6 +69,10 @@ class AmqpBroker:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         await self._sender.publish(messages)
+
+    async def publish_each(self, messages: Sequence[Message]) -> Mapping[int, Exception]:
+        """What went wrong with which (OperationalError or Refused). Raises as `publish`, where nothing was sent."""
+        return await self._sender.send(messages)
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> AmqpConsumer:
         await self._connect_consuming()
@@ -132,9 +136,9 @@ class AmqpBroker:
         return await self._letters.revive(ids)
 
     async def _connect_consuming(self) -> None:
-        if self._consuming_open:
-            return
-        async with self._lock:
-            if not self._consuming_open:
-                await self._consuming.open()
-                self._consuming_open = True
+        if not self._consuming_open:
+            await self._opening()
+
+    async def _open_consuming(self) -> None:
+        await self._consuming.open()
+        self._consuming_open = True

@@ -4,18 +4,18 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from taskq.broker_adapters.amqp.channel import message_of
+from taskq.broker_adapters.amqp.held import is_worn
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink
-from taskq.broker_adapters.amqp.methods import Methods
-from taskq.broker_adapters.amqp.plain import message_of
 from taskq.broker_adapters.amqp.sender import AmqpSender
-from taskq.broker_adapters.amqp.topology import Topology
+from taskq.broker_adapters.amqp.topology import Methods, Topology
 from taskq.errors import DecodeError, OperationalError, Refused
 from taskq.wire.message import Message
 from taskq.wire.serializers import json_dumps, json_loads
@@ -33,8 +33,9 @@ Record = dict[str, Any]
 class Browser:
     """Reads whole queues. While one process reads, the others wait: what it has before it they could not see."""
 
-    def __init__(self, link: AmqpLink, topology: Topology) -> None:
+    def __init__(self, link: AmqpLink, topology: Topology, sender: AmqpSender) -> None:
         self.topology = topology
+        self._sender = sender
         self._link = link
         self._lock = asyncio.Lock()
 
@@ -64,6 +65,7 @@ class Browser:
         count = (await methods.queue_declare(queue, passive=True)).message_count or 0
         arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
         found: list[Message] = []
+        worn: list[tuple[int, Message]] = []
         if not count:
             return found
         consumer_tag = f"browse-{uuid.uuid4().hex}"
@@ -74,12 +76,25 @@ class Browser:
                     delivered = await arrived.get()
             except TimeoutError:
                 break
-            message = message_of(delivered, "", queue)
+            message, tag = message_of(delivered, "", queue), delivered.delivery_tag or 0
+            is_old = is_worn(message)
             found.append(message)
-            if take(message) and delivered.delivery_tag is not None:
-                await raw.basic_ack(delivered.delivery_tag)
+            if take(message):
+                await raw.basic_ack(tag)
+            elif is_old:
+                worn.append((tag, message))
         await raw.basic_cancel(consumer_tag)
+        await self._replace(raw, worn)
         return found
+
+    async def _replace(self, raw: AbstractChannel, worn: Sequence[tuple[int, Message]]) -> None:
+        """Put copies in the place of messages that were read so often that a quorum queue may drop them."""
+        if not worn:
+            return
+        failures, unwritten = await self._sender.send_apart([message for _, message in worn])
+        for place, (tag, _) in enumerate(worn):
+            if place not in failures and place not in unwritten:
+                await raw.basic_ack(tag)
 
     @asynccontextmanager
     async def _alone(self, methods: Methods, queue: str) -> AsyncIterator[None]:

@@ -14,9 +14,9 @@ import aiormq
 from aiormq.abc import DeliveredMessage
 
 from taskq.broker_adapters.amqp.browse import CLASSIC
+from taskq.broker_adapters.amqp.channel import Properties, message_of
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, ended
-from taskq.broker_adapters.amqp.methods import Methods, Raw
-from taskq.broker_adapters.amqp.plain import Properties, message_of
+from taskq.broker_adapters.amqp.topology import Methods, Raw
 from taskq.errors import OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
 from taskq.wire.message import Message

@@ -12,17 +12,20 @@ whether the log has to be read; from then on the number of messages does.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from uuid import uuid4
 
-from taskq.errors import OperationalError, StoreError
+from taskq.errors import ConnectionLost, OperationalError, StoreError
 from taskq.seams.broker import Boxes, Hold
 from taskq.seams.store import CHORD_CLAIM, TaskResult
 from taskq.states import SUCCESS
 from taskq.wire.message import Message
 from taskq.wire.serializers import Serializer
+
+log = logging.getLogger("taskq.amqp")
 
 #: Where a message says what it is.
 _KIND: Final = "taskq"
@@ -38,6 +41,9 @@ _HINTS: Final = 3
 _FEW: Final = 20
 #: Seconds between two looks at a box that somebody holds: most are read, or sealed, within milliseconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+#: Seconds that ending a chord may take, and between the tries of one whose box is out of reach: a day in all.
+_END_WITHIN: Final = 2.0
+_END_PAUSES: Final = (1, 5, 15, *[60] * 30, *[600] * 140)
 #: The most chords of which something is remembered.
 _REMEMBERED: Final = 10_000
 
@@ -210,9 +216,12 @@ class Chords:
         self._serializer = serializer
         self._space = space
         self._known: dict[str, BoxedChord] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Give back what is claimed."""
+        for task in self._ending:
+            task.cancel()
         for chord in self._known.values():
             await chord.release()
         self._known.clear()
@@ -236,7 +245,17 @@ class Chords:
         with _store_errors("end chords"):
             for group_id in group_ids:
                 chord = self._chord(group_id)
-                await chord.end()
+                try:
+                    async with asyncio.timeout(_END_WITHIN):
+                        await chord.end()
+                except ConnectionLost:
+                    raise
+                except (OperationalError, TimeoutError) as error:
+                    # The node of the box is away, or frozen: others do not wait for it.
+                    log.warning("the box of chord %s is closed later: %r", group_id, error)
+                    task = asyncio.create_task(_end_later(chord))
+                    self._ending.add(task)
+                    task.add_done_callback(self._ending.discard)
                 self._known.pop(chord.box, None)
 
     def _chord(self, group_id: str) -> BoxedChord:
@@ -257,6 +276,17 @@ class Chords:
 
     def _result(self, record: Message) -> TaskResult:
         return TaskResult.from_payload(self._serializer.loads(record.body))
+
+
+async def _end_later(chord: BoxedChord) -> None:
+    for pause in _END_PAUSES:
+        await asyncio.sleep(pause)
+        try:
+            await chord.end()
+        except OperationalError as error:
+            log.info("the box %s cannot be closed yet: %s", chord.box, error)
+        else:
+            return
 
 
 def _message(kind: str, **headers: Any) -> Message:

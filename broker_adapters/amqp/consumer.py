@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from taskq.broker_adapters.amqp.channel import DataChannel
-from taskq.broker_adapters.amqp.delay import came_back, is_delayed, undelay
-from taskq.broker_adapters.amqp.held import HeldSession, Pushed
+from taskq.broker_adapters.amqp.delay import PREFIX, came_back, is_delayed, returning, undelay
+from taskq.broker_adapters.amqp.held import HeldSession, Pushed, Runs, Subscription, Window
 from taskq.broker_adapters.amqp.holds import Holds
 from taskq.broker_adapters.amqp.link import AmqpLink, ended
 from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, Strikes
 from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
 from taskq.broker_adapters.amqp.topology import Topology
-from taskq.broker_adapters.amqp.window import Subscription, Window
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors, Refused
 from taskq.seams.broker import ANY_SIZE
@@ -47,6 +46,7 @@ class AmqpConsumer:
         self._subscription = Subscription(link.config.name, queues, prefetch)
         self._session = HeldSession()
         self._waiting = Pushed()
+        self._runs = Runs()
         self._unbalanced = asyncio.Event()
         self._strikes = Strikes(parts.deaths)
         self._news = asyncio.Event()
@@ -101,7 +101,10 @@ class AmqpConsumer:
             if returned:
                 await self._strikes.ended(returned, self._waiting.unjudged())
         finally:
+            if self._channel is None:  # the broker does not hear of it, and delivers them again
+                self._runs.lose(filter(session.has, ack), ())
             session.ack(ack)
+            self._runs.settle(ack, (*requeue, *(delivery for delivery, _ in reject)))
         session.ack([delivery for delivery, _ in kept])
         session.requeue(returned)
         if self._holds:
@@ -113,21 +116,29 @@ class AmqpConsumer:
         await self._strikes.put(delivery, count)
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
-        session = self._session
         kept = [(delivery, until) for delivery, until in deliveries if self._owns(delivery)]
-        copies = [
-            replace(delivery.message, exchange="", routing_key=delivery.queue, due=until)
-            for delivery, until in kept
-        ]
+        self._runs.settle((), [delivery for delivery, _ in deliveries])
+        await self._replace(
+            [delivery for delivery, _ in kept],
+            [
+                replace(delivery.message, exchange="", routing_key=delivery.queue, due=until)
+                for delivery, until in kept
+            ],
+        )
+
+    async def _replace(self, held: Sequence[Delivery], copies: Sequence[Message]) -> None:
+        """Publish copies of what is held, and remove that."""
+        session = self._session
         failures, unwritten = await self._sender.send_apart(copies)
         # What came to us cannot always be written again, or is not taken again.
         never = unwritten | {i: error for i, error in failures.items() if isinstance(error, Refused)}
         later = {i: error for i, error in failures.items() if i not in never}
-        hopeless = [(kept[i][0], f"cannot be kept until its time: {error}") for i, error in never.items()]
-        await self.settle(reject=hopeless)
-        parked = [delivery for i, (delivery, _) in enumerate(kept) if i not in later and i not in never]
-        session.ack(parked)
-        await self._holds.drop(parked)
+        await self.settle(
+            reject=[(held[i], f"cannot be kept until its time: {error}") for i, error in never.items()]
+        )
+        done = [delivery for i, delivery in enumerate(held) if i not in later and i not in never]
+        session.ack(done)
+        await self._holds.drop(done)
         await self._settled(session)
         if later:
             raise PublishErrors(later)
@@ -176,7 +187,9 @@ class AmqpConsumer:
         await self._settled(self._session)
 
     async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
-        return [delivery for delivery in held if not self._owns(delivery)]
+        lost = [delivery for delivery in held if not self._owns(delivery)]
+        self._runs.settle((), lost)  # what comes of them is not wanted any more
+        return lost
 
     async def close(self) -> None:
         if self._closed:
@@ -203,6 +216,10 @@ class AmqpConsumer:
             due = undelay(message, self._link.config.queue(queue))
         elif came_back(message):
             delivery.redelivered = True
+        if delivery.redelivered and (known := self._runs.join(delivery)) is not delivery:
+            session.hold(known)
+            self._unbalanced.set()
+            return
         if session.bytes >= self._window.budget and self._is_too_much(queue_tag):
             self._waiting.refuse(delivery)
             self._unbalanced.set()
@@ -243,7 +260,7 @@ class AmqpConsumer:
         """Put copies in the place of messages that near the limit of deliveries: a copy is counted from 0."""
         worn, self._waiting.worn = self._waiting.worn, []
         try:
-            await self.park([(delivery, now()) for delivery in worn])
+            await self._replace(worn, [returning(delivery, PREFIX) for delivery in worn])
         except OperationalError as error:
             log.warning("messages near the delivery limit of their queue are not replaced: %s", error)
         finally:
@@ -274,6 +291,8 @@ class AmqpConsumer:
 
     async def _rebalance(self) -> None:
         session, window = self._session, self._window
+        if self._runs.joined or self._runs.over:
+            await self._take_up()
         size = window.wanted(session.bytes, len(session.held) - len(self._waiting.excess))
         if size != window.size:
             log.debug("up to %d messages are let come: those held have %d bytes", size, session.bytes)
@@ -284,6 +303,17 @@ class AmqpConsumer:
             self._waiting.excess = [delivery for delivery in self._waiting.excess if delivery not in gone]
             session.requeue(excess)
             await self._settled(session)
+
+    async def _take_up(self) -> None:
+        """What came again belongs to a run of ours: nobody died, and what has ended is removed."""
+        over, self._runs.over = self._runs.over, []
+        joined, blamed = self._runs.take_joined()
+        log.info("%d deliveries came again while we run them", len(joined) + len(blamed) + len(over))
+        self._session.ack(over)
+        await self._settled(self._session)
+        await self._deaths.handed_out([delivery for delivery in (*joined, *over) if not delivery.deaths])
+        for delivery in blamed:
+            await self._strikes.put(delivery, 1)
 
     # -- giving back
 
@@ -349,6 +379,8 @@ class AmqpConsumer:
         while True:
             await self._lost.wait()
             old = self._session.channel
+            if old is not None and old.refusal is not None:
+                self._holds.learn(str(old.refusal))
             await self._forget_held()
             for queue in self._subscription.queues:
                 self._topology.forget(queue)
@@ -365,6 +397,8 @@ class AmqpConsumer:
     async def _forget_held(self) -> None:
         """The channel is gone: what it brought belongs to the broker again, though nobody died."""
         lost, unjudged = self._session.held.values(), self._waiting.unjudged()
+        waiting = self._waiting.all
+        self._runs.lose([delivery for delivery in lost if delivery not in waiting], self._strikes.struck)
         self._session = HeldSession()
         self._waiting.clear()
         await self._strikes.unended(lost, unjudged)

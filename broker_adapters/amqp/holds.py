@@ -7,8 +7,10 @@ is replaced as long as its holder lives, also through a lost connection, and dro
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -16,12 +18,12 @@ from uuid import uuid4
 
 import aiormq
 
-from taskq.broker_adapters.amqp.delay import HOLD_HEADER, PREFIX
+from taskq.broker_adapters.amqp.delay import PREFIX, returning
 from taskq.broker_adapters.amqp.held import HeldSession
 from taskq.broker_adapters.amqp.link import DRIVER_ERRORS
 from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.errors import EncodeError, OperationalError, Refused
-from taskq.wire.message import Delivery, Message
+from taskq.wire.message import Delivery
 
 log = logging.getLogger("taskq.amqp")
 
@@ -32,13 +34,26 @@ LONG, RETURNS, REPLACED = 900.0, 300.0, 100.0
 _LEFT = 3600.0
 
 
+#: A copy is as safe as the queue it is for, also on its way back.
+_REPLICATED = {
+    "x-queue-type": "quorum",
+    "x-overflow": "reject-publish",
+    "x-dead-letter-strategy": "at-least-once",
+}
+_TIMED_OUT = re.compile(r"timed out.*Timeout value used: (\d+) ms")
+
+
 class Holds:
     """The deliveries of one consumer that are held by copies: delivery -> the queue of its copy."""
 
     def __init__(self, sender: AmqpSender) -> None:
         self._sender = sender
         self._queues: dict[Delivery, str] = {}
-        self._stopping = asyncio.Event()
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._long = LONG
+        if (timeout := sender.link.config.options.get("consumer_timeout")) is not None:
+            self._long = min(LONG, float(timeout) / 2)
 
     def __contains__(self, delivery: Delivery) -> bool:
         return delivery in self._queues
@@ -54,24 +69,39 @@ class Holds:
             marks.append((now, present, next(reversed(present.held), 0)))
             try:
                 await self._renew()
-                while marks and marks[0][0] <= now - LONG:
+                while marks and marks[0][0] <= now - self._long:
                     _, then, last = marks.popleft()
                     if then is present:
                         await self._take_until(present, last)
             except OperationalError as error:
                 log.warning("deliveries held for long may return while they run: %s", error)
 
+    def learn(self, reason: str) -> None:
+        """The server has closed our channel for this reason: perhaps it gives us less time than we thought."""
+        found = _TIMED_OUT.search(reason)
+        if found is None or (long := int(found[1]) / 2000) >= self._long:
+            return
+        self._long = long
+        self._wake.set()
+        log.warning(
+            "RabbitMQ took deliveries back: its consumer_timeout is %g s. Tasks that take longer than %g s are "
+            'from now on held by copies; say so at once with broker_transport_options = {"consumer_timeout": %g}',
+            2 * long,
+            long,
+            2 * long,
+        )
+
     def stop(self) -> None:
         """Have `watch` end after its present step: a copy that nobody knows of would run a second time."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
 
     async def _stopped(self) -> bool:
-        try:
-            async with asyncio.timeout(REPLACED):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(REPLACED, self._long / 4)):
+                await self._wake.wait()
+        self._wake.clear()
+        return self._stopping
 
     async def _take_until(self, session: HeldSession, last: int) -> None:
         for delivery in [delivery for tag, delivery in session.held.items() if tag <= last]:
@@ -114,13 +144,8 @@ class Holds:
         """These return to their queues."""
         held = [delivery for delivery in deliveries if delivery in self._queues]
         if held:
-            await self._sender.publish([self._returning(delivery) for delivery in held])
+            await self._sender.publish([returning(delivery, self._queues[delivery]) for delivery in held])
             await self.drop(held)
-
-    def _returning(self, delivery: Delivery) -> Message:
-        """A copy for its queue, with the mark that RabbitMQ leaves on one: it was delivered before."""
-        headers = {**delivery.message.headers, HOLD_HEADER: self._queues[delivery]}
-        return replace(delivery.message, headers=headers, exchange="", routing_key=delivery.queue, due=None)
 
     async def _copy(self, delivery: Delivery) -> str:
         name = f"{PREFIX}{uuid4().hex}"
@@ -130,6 +155,8 @@ class Holds:
             "x-dead-letter-routing-key": delivery.queue,
             "x-expires": int(_LEFT * 1000),
         }
+        if self._sender.link.config.queue(delivery.queue).arguments.get("x-queue-type") == "quorum":
+            arguments |= _REPLICATED
         try:
             await self._sender.topology.do(
                 lambda methods: methods.queue_declare(name, durable=True, arguments=arguments)

@@ -9,15 +9,14 @@ import asyncio
 import logging
 import random
 import re
-import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 import aio_pika
 import aiormq
 from aio_pika.abc import ConnectionParameter
-from yarl import URL
 
+from taskq.broker_adapters.amqp.urls import server_of, tls_context
 from taskq.broker_adapters.amqp.wire import Tap, TappedTransport
 from taskq.errors import BrokerFull, ConfigError, ConnectionLost, OperationalError, Refused
 from taskq.seams.broker import BrokerConfig
@@ -62,8 +61,7 @@ class AmqpLink:
     def __init__(self, config: BrokerConfig, purpose: str) -> None:
         self.config = config
         self.shown = mask(config.url)
-        tls = config.ssl is not None
-        self._urls = [_driver_url(url, tls=tls) for url in split_urls(config.url)]
+        self._servers = [server_of(url, config.ssl, config.heartbeat) for url in split_urls(config.url)]
         self._name = f"{config.name}:{purpose}"
         self._turn = 0
         self._up = asyncio.Event()
@@ -85,16 +83,17 @@ class AmqpLink:
         """Connect; every URL is tried once.
 
         Raises:
+            ConfigError: a file of the TLS options cannot be read.
             ConnectionLost: none of them answers, or the login is refused.
         """
         self._closing = False
         self._up.clear()
-        for attempt in range(len(self._urls)):
+        for attempt in range(len(self._servers)):
             try:
                 await self._connect()
                 break
             except DRIVER_ERRORS as error:
-                if attempt == len(self._urls) - 1:
+                if attempt == len(self._servers) - 1:
                     raise self._refused(error) from error
         self._keeper = asyncio.create_task(self._keep(), name=f"{self._name}-link")
 
@@ -131,10 +130,11 @@ class AmqpLink:
         Raises:
             OperationalError: there is no connection, or it refuses.
         """
+        end = asyncio.get_running_loop().time() + self.config.timeout
         connection = await self.ready()
         channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         try:
-            async with asyncio.timeout(self.config.timeout):
+            async with asyncio.timeout_at(end):
                 await channel.initialize()
         except DRIVER_ERRORS as error:
             raise self.error(error) from error
@@ -155,6 +155,8 @@ class AmqpLink:
             return self.full(maybe_accepted=maybe_accepted)
         if isinstance(error, _CHANNEL_CLOSED):
             return OperationalError(f"{self.shown} refused: {error}", maybe_accepted=maybe_accepted)
+        if isinstance(error, TimeoutError):
+            return OperationalError(f"{self.shown} did not answer in time", maybe_accepted=maybe_accepted)
         return ConnectionLost(
             f"the connection to {self.shown} broke ({type(error).__name__}: {error}); it is being made again",
             maybe_accepted=maybe_accepted,
@@ -196,13 +198,13 @@ class AmqpLink:
         )
 
     async def _connect(self) -> None:
-        url = self._urls[self._turn % len(self._urls)]
+        server = self._servers[self._turn % len(self._servers)]
         self._turn += 1
-        heartbeat = self.config.heartbeat
+        heartbeat = server.heartbeat
         tap = Tap(heartbeat)
         connection = _DriverConnection(
-            url.update_query(heartbeat=int(heartbeat)),
-            ssl_context=_tls(self.config.ssl) if url.scheme == "amqps" else None,
+            server.url.update_query(heartbeat=int(heartbeat)),
+            ssl_context=tls_context(server.tls) if server.tls is not None else None,
             client_properties={"connection_name": self._name, "product": "taskq"},
             transport_factory=TappedTransport(tap, heartbeat),
         )
@@ -240,7 +242,7 @@ class AmqpLink:
             wait = min(2 * wait, _LONGEST_WAIT)
             try:
                 await self._connect()
-            except DRIVER_ERRORS as error:
+            except (*DRIVER_ERRORS, ConfigError) as error:
                 self._last_error = f"{type(error).__name__}: {error}"
                 log.info("%s", ConnectionLost(f"cannot connect to {self.shown}: {self._last_error}"))
             else:
@@ -290,36 +292,3 @@ async def ended(*tasks: "asyncio.Task[None]") -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=1.0)
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _driver_url(url: str, *, tls: bool) -> URL:
-    scheme, colon, rest = url.partition("://")
-    parsed = URL(f"{'amqps' if tls or scheme == 'amqps' else 'amqp'}{colon}{rest}")
-    if not parsed.host:
-        raise ConfigError(
-            f"no host in the broker URL {mask(url)}: write amqp://user:password@host:5672/vhost"
-        )
-    return parsed
-
-
-def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext:
-    """The TLS settings under Celery's names (`broker_use_ssl`); the server is verified unless told otherwise."""
-    given = dict(options or {})
-    context = ssl.create_default_context(cafile=given.get("ca_certs"), capath=given.get("ca_path"))
-    if given.get("certfile"):
-        context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
-    if "cert_reqs" in given:
-        required = _verify_mode(given["cert_reqs"])
-        context.check_hostname = given.get("check_hostname", required != ssl.CERT_NONE)
-        context.verify_mode = required
-    return context
-
-
-def _verify_mode(value: Any) -> ssl.VerifyMode:
-    """A number of the ssl module, or its name as in URLs: `CERT_REQUIRED`, `required`."""
-    if isinstance(value, str):
-        name = f"CERT_{value.upper().removeprefix('CERT_')}"
-        if name not in ssl.VerifyMode.__members__:
-            raise ConfigError(f"cert_reqs {value!r} is none of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
-        return ssl.VerifyMode[name]
-    return ssl.VerifyMode(value)

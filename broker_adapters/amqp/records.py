@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from taskq.broker_adapters.amqp.browse import Browser, Record, SharedLog
+from taskq.broker_adapters.amqp.held import run_of
 from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.errors import EncodeError, OperationalError, PublishErrors
 from taskq.seams.broker import BrokerConfig, Queue
@@ -95,7 +96,7 @@ class Deaths:
 
     def of(self, delivery: Delivery) -> int:
         """The deaths of one that was delivered before: as `Delivery.deaths`."""
-        return max(0, 1 + self._counts.get(_key(delivery), 0))
+        return max(0, 1 + self._counts.get(run_of(delivery), 0))
 
     async def strike(self, delivery: Delivery, count: int) -> None:
         """As `Consumer.strike`."""
@@ -110,7 +111,7 @@ class Deaths:
         await self._write(deliveries, 1)
 
     async def _write(self, deliveries: Iterable[Delivery], step: int) -> None:
-        keys = [key for delivery in deliveries if (key := _key(delivery))]
+        keys = [key for delivery in deliveries if (key := run_of(delivery))]
         if keys:
             await self._log.write({"keys": keys, "step": step})
 
@@ -125,20 +126,21 @@ class Strikes:
 
     def __init__(self, deaths: Deaths) -> None:
         self._deaths = deaths
-        self._struck: set[Delivery] = set()
+        #: Those that are blamed now.
+        self.struck: set[Delivery] = set()
 
     async def put(self, delivery: Delivery, count: int) -> None:
         """As `Consumer.strike`."""
         await self._deaths.strike(delivery, count)
         if count > 0:
-            self._struck.add(delivery)
+            self.struck.add(delivery)
         else:
-            self._struck.discard(delivery)
+            self.struck.discard(delivery)
 
     def keep(self, held: Callable[[Delivery], bool]) -> None:
         """Forget all that are not held any more."""
-        if self._struck:
-            self._struck = set(filter(held, self._struck))
+        if self.struck:
+            self.struck = set(filter(held, self.struck))
 
     async def ended(self, returned: Collection[Delivery], unjudged: Collection[Delivery]) -> None:
         """These are given back. The strike stays on a run that took its process with it, and not its worker."""
@@ -146,7 +148,7 @@ class Strikes:
 
     async def unended(self, returned: Collection[Delivery], unjudged: Collection[Delivery]) -> None:
         """These return though no run of them has ended: nobody died, and a strike is taken back, too."""
-        struck = [delivery for delivery in returned if delivery.deaths and delivery in self._struck]
+        struck = [delivery for delivery in returned if delivery.deaths and delivery in self.struck]
         await self._take_off(_undead(returned, unjudged) + struck)
 
     async def _take_off(self, deliveries: Sequence[Delivery]) -> None:
@@ -221,8 +223,9 @@ class DeadLetters:
 
     async def newest(self, limit: int) -> list[DeadLetter]:
         """As `Broker.dead`."""
-        found = await self._browser.read(self._queue)
-        return [_letter(message) for message in reversed(found[-limit:] if limit > 0 else [])]
+        letters = [_letter(message) for message in await self._browser.read(self._queue)]
+        letters.sort(key=lambda letter: letter.at)  # a copy in place of a worn one stands behind younger ones
+        return letters[: -limit - 1 : -1] if limit > 0 else []
 
     async def revive(self, ids: Sequence[str]) -> list[DeadLetter]:
         """As `Broker.revive`."""
@@ -271,12 +274,6 @@ def _letter(message: Message) -> DeadLetter:
         ),
         raw=message.body if raw else b"",
     )
-
-
-def _key(delivery: Delivery) -> str:
-    headers = delivery.message.headers
-    task_id = headers.get("id") or delivery.message.correlation_id
-    return f"{task_id}:{headers.get('retries') or 0}" if task_id else ""
 
 
 def _shorten(remembered: dict[str, Any]) -> None:

@@ -2,21 +2,27 @@
 
 Each state of a task is one message to the queue that the task's message named in `reply_to`. Nothing is stored
 on the way: who asks for a result must be who called (or share its store object), and there are no saved groups.
+The queue is its caller's alone (exclusive): it lives on the node that the caller is connected to, and goes with the connection.
 The parts of chords wait in queues of their own (chords.py). All of it is on a connection of its own.
 """
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, cast
 from uuid import uuid4
 
+from taskq.broker_adapters.amqp.broker import AmqpBroker
 from taskq.broker_adapters.amqp.chords import Chords
+from taskq.broker_adapters.amqp.link import OneAttempt
+from taskq.broker_adapters.amqp.replies import Replies
+from taskq.broker_adapters.amqp.topology import OwnQueue
 from taskq.clock import now
-from taskq.errors import DecodeError, OperationalError, PublishErrors, StoreError, Unroutable
-from taskq.seams.broker import Boxes, BrokerConfig, Consumer, Queue, open_broker
+from taskq.errors import DecodeError, EncodeError, OperationalError, Refused, SaveErrors, StoreError
+from taskq.seams.broker import Boxes, BrokerConfig, Consumer, Queue
 from taskq.seams.store import StoreConfig, TaskResult
 from taskq.states import READY, SUCCESS
 from taskq.wire.message import Delivery, Message
@@ -25,16 +31,13 @@ log = logging.getLogger("taskq.stores")
 
 #: Replies taken at once.
 _PREFETCH = 1000
-#: The most results kept for a later question; the oldest make room.
-_KEPT = 100_000
+#: The most results kept for a later question, in bytes and in number; those that were read make room first.
+_MOST_BYTES: Final = 64_000_000
+_KEPT: Final = 100_000
+#: What a result takes besides its body, in bytes.
+_OVERHEAD: Final = 1000
 #: The most states of one task kept for the first who watches it.
 _UNSEEN = 100
-
-
-class _WithBoxes(Protocol):
-    """What the broker of `rpc+amqp` can do besides."""
-
-    boxes: Boxes
 
 
 class _ReplyWatcher:
@@ -49,6 +52,79 @@ class _ReplyWatcher:
         self.news.set()
 
 
+@dataclass(slots=True)
+class _Known:
+    """States of one task, the last of them known to all; those before it are for the first who watches."""
+
+    at: float
+    states: list[TaskResult] = field(default_factory=list)
+    size: int = 0
+
+
+class Received:
+    """What came for us, bounded in bytes: the first to go is what was read, then what is oldest."""
+
+    def __init__(self, expires: float | None, most_bytes: int = _MOST_BYTES) -> None:
+        self._expires = expires
+        self._most_bytes = most_bytes
+        self.bytes = 0
+        self._unread: OrderedDict[str, _Known] = OrderedDict()
+        self._read: OrderedDict[str, _Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._unread) + len(self._read)
+
+    def add(self, result: TaskResult, size: int, *, watched: bool) -> bool:
+        """One more state; False: a success is known already, and stays."""
+        name = result.task_id
+        known = self._read.get(name) or self._unread.get(name)
+        if known is not None and known.states[-1].state == SUCCESS:
+            return False
+        before = [] if known is None or watched else known.states[1 - _UNSEEN :]
+        total = size + _OVERHEAD + (known.size if known is not None and before else 0)
+        self.forget(name)
+        self._unread[name] = _Known(now(), [*before, result], total)
+        self.bytes += total
+        self._make_room()
+        return True
+
+    def take(self, task_id: str) -> list[TaskResult]:
+        """All that came before anybody watched, as in a queue of answers; only the last is kept."""
+        found = self._found(task_id)
+        if found is None:
+            return []
+        states = list(found.states)
+        del found.states[:-1]
+        return states
+
+    def last(self, task_id: str) -> TaskResult | None:
+        """The present state."""
+        found = self._found(task_id)
+        return None if found is None else found.states[-1]
+
+    def forget(self, task_id: str) -> None:
+        for place in (self._unread, self._read):
+            if (gone := place.pop(task_id, None)) is not None:
+                self.bytes -= gone.size
+
+    def _found(self, task_id: str) -> _Known | None:
+        self._make_room()
+        found = self._unread.get(task_id) or self._read.get(task_id)
+        if found is not None and found.states[-1].state in READY and task_id in self._unread:
+            self._read[task_id] = self._unread.pop(task_id)
+        return found
+
+    def _make_room(self) -> None:
+        oldest = now() - self._expires if self._expires else 0.0
+        for place in (self._read, self._unread):
+            while place:
+                name, first = next(iter(place.items()))
+                if self.bytes <= self._most_bytes and len(self) <= _KEPT and first.at > oldest:
+                    break
+                del place[name]
+                self.bytes -= first.size
+
+
 class RpcStore:
     """Sends results, and receives those of its own calls; see `taskq.seams.store.ResultStore`."""
 
@@ -59,23 +135,29 @@ class RpcStore:
         self._config = config
         self._serializer = config.serializer
         lifetime = {"x-expires": int(config.expires * 1000)} if config.expires else {}
-        self._broker = open_broker(
+
+        def queue(name: str) -> Queue:
+            if name == self.reply_to:
+                return OwnQueue(name, durable=False, auto_delete=True)
+            return Queue(name, auto_delete=True, arguments=lifetime)
+
+        self._broker = AmqpBroker(
             BrokerConfig(
                 url=config.url.removeprefix("rpc+"),
-                queue=lambda name: Queue(name, auto_delete=True, arguments=lifetime),
+                queue=queue,
                 options=config.options,
                 timeout=config.timeout,
                 ssl=config.ssl,
                 name="taskq:results",
             )
         )
-        boxes = cast("_WithBoxes", self._broker).boxes
-        self._chords = Chords(boxes, config.serializer, config.options.get("namespace", "taskq"))
+        self._replies = Replies(self._send)
+        space = config.options.get("namespace", "taskq")
+        self._chords = Chords(cast("Boxes", self._broker.boxes), config.serializer, space)
         self._consumer: Consumer | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._starting = asyncio.Lock()
-        #: With the time of the last, oldest first; those before the last are for the first who watches.
-        self._received: dict[str, tuple[float, list[TaskResult]]] = {}
+        self._start = OneAttempt(self._listen)
+        self._received = Received(config.expires)
         self._watchers: dict[str, list[_ReplyWatcher]] = {}
 
     async def open(self) -> None:
@@ -85,6 +167,7 @@ class RpcStore:
             raise StoreError(f"results cannot be sent or received: {error}") from error
 
     async def close(self) -> None:
+        await self._replies.close()
         await self._chords.close()
         if self._consumer is not None:
             await self._consumer.close()
@@ -95,41 +178,52 @@ class RpcStore:
 
     async def expect(self, task_ids: Sequence[str]) -> None:  # noqa: ARG002 - the seam's signature
         """Declare the reply queue, once: a worker may answer before `publish` returns."""
-        if self._reader is not None:
-            return
-        async with self._starting:
-            if self._reader is not None:
-                return
-            try:
-                consumer = await self._broker.consume([self.reply_to], prefetch=_PREFETCH)
-            except OperationalError as error:
-                raise StoreError(f"no reply queue for results: {error}") from error
-            self._consumer = consumer
-            self._reader = asyncio.create_task(self._read(consumer), name="taskq-rpc-results")
+        if self._reader is None:
+            await self._start()
+
+    async def _listen(self) -> None:
+        try:
+            consumer = await self._broker.consume([self.reply_to], prefetch=_PREFETCH)
+        except OperationalError as error:
+            raise StoreError(f"no reply queue for results: {error}") from error
+        self._consumer = consumer
+        self._reader = asyncio.create_task(self._read(consumer), name="taskq-rpc-results")
 
     async def save(self, results: Sequence[TaskResult]) -> None:
-        """Send these to their callers; results of tasks that named no `reply_to` go nowhere."""
-        messages = [self._reply(result) for result in results if result.reply_to]
-        if not messages:
+        """Send these to their callers; results of tasks that named no `reply_to` go nowhere.
+
+        An answer that cannot be delivered now is tried again beside, and holds nobody up.
+        """
+        places = [index for index, result in enumerate(results) if result.reply_to]
+        if not places:
             return
+        answers = [self._reply(results[index]) for index in places]
+        ends = [results[index].state in READY for index in places]
         try:
-            await self._broker.publish(messages)
-        except Unroutable:
-            log.debug("nobody waits for %d results any more", len(messages))
-        except PublishErrors as errors:
-            for error in errors.failures.values():
-                if not isinstance(error, Unroutable):
-                    raise StoreError(f"results could not be sent: {error}") from errors
+            refused = await self._replies.send(answers, ends)
         except OperationalError as error:
             raise StoreError(f"results could not be sent: {error}") from error
+        if refused:
+            raise SaveErrors({places[place]: error for place, error in refused.items()})
+
+    async def _send(self, answers: Sequence[Message]) -> Mapping[int, Exception]:
+        """Raises OperationalError: there is no connection."""
+        try:
+            return await self._broker.publish_each(answers)
+        except EncodeError as error:  # an address that is none
+            if len(answers) == 1:
+                return {0: Refused(str(error))}
+        return {
+            index: f for index, answer in enumerate(answers) for f in (await self._send([answer])).values()
+        }
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
         """What has been received for each task."""
-        return [self._present(task_id) for task_id in task_ids]
+        return [self._received.last(task_id) for task_id in task_ids]
 
     async def watch(self, task_id: str) -> AsyncGenerator[TaskResult, None]:
         watcher = _ReplyWatcher()
-        for known in self._take_unseen(task_id):
+        for known in self._received.take(task_id):
             watcher.tell(known)
         self._watchers.setdefault(task_id, []).append(watcher)
         try:
@@ -148,7 +242,7 @@ class RpcStore:
 
     async def forget(self, task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
-            self._received.pop(task_id, None)
+            self._received.forget(task_id)
 
     async def begin_chords(self, sizes: Mapping[str, int]) -> None:
         await self._chords.begin(sizes)
@@ -205,35 +299,7 @@ class RpcStore:
         except (DecodeError, KeyError, TypeError, AttributeError) as error:
             log.warning("an answer cannot be read (%r): is result_serializer the same on both sides?", error)
             return
-        known = self._received.pop(result.task_id, None)
-        if known is not None and known[1][-1].state == SUCCESS:
-            self._received[result.task_id] = known
-            return
         watchers = self._watchers.get(result.task_id, ())
-        before = [] if known is None or watchers else known[1][1 - _UNSEEN :]
-        self._received[result.task_id] = (now(), [*before, result])
-        for watcher in watchers:
-            watcher.tell(result)
-        self._drop_old()
-
-    def _take_unseen(self, task_id: str) -> list[TaskResult]:
-        """All that came before anybody watched, as in a queue of answers; only the last is kept."""
-        self._drop_old()
-        if (received := self._received.get(task_id)) is None:
-            return []
-        unseen = list(received[1])
-        del received[1][:-1]
-        return unseen
-
-    def _present(self, task_id: str) -> TaskResult | None:
-        self._drop_old()
-        received = self._received.get(task_id)
-        return received[1][-1] if received is not None else None
-
-    def _drop_old(self) -> None:
-        oldest = now() - self._config.expires if self._config.expires else 0.0
-        while self._received:
-            first = next(iter(self._received))
-            if len(self._received) <= _KEPT and self._received[first][0] > oldest:
-                return
-            del self._received[first]
+        if self._received.add(result, len(delivery.message.body), watched=bool(watchers)):
+            for watcher in watchers:
+                watcher.tell(result)

@@ -14,10 +14,9 @@ from typing import Final
 
 import aiormq
 
-from taskq.broker_adapters.amqp.channel import ChannelRefused, DataChannel, Deliver, Failures
+from taskq.broker_adapters.amqp.channel import ChannelRefused, DataChannel, Deliver, Failures, PlainChannel
 from taskq.broker_adapters.amqp.delay import DUE_HEADER, ENTRIES, address, delayed_key, entry
 from taskq.broker_adapters.amqp.link import AmqpLink, OneAttempt
-from taskq.broker_adapters.amqp.plain import PlainChannel
 from taskq.broker_adapters.amqp.tables import short_string
 from taskq.broker_adapters.amqp.tapped import TappedChannel
 from taskq.broker_adapters.amqp.topology import Topology

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 from itertools import count
 from time import time
 from typing import Any
@@ -18,6 +19,7 @@ from taskq.broker_adapters.amqp.broker import AmqpBroker
 from taskq.broker_adapters.amqp.codec import FRAME_MAX, FRAME_OVERHEAD, write_properties
 from taskq.broker_adapters.amqp.consumer import AmqpConsumer
 from taskq.broker_adapters.amqp.delay import DELIVERY, LEVELS, Level, delayed_key, entry, levels, plain_key
+from taskq.broker_adapters.amqp.held import Runs
 from taskq.broker_adapters.amqp.link import ended
 from taskq.errors import (
     BrokerFull,
@@ -28,7 +30,7 @@ from taskq.errors import (
     Unroutable,
 )
 from taskq.seams.broker import BrokerConfig, Queue
-from taskq.wire.message import Message
+from taskq.wire.message import DeadLetter, Message
 from tests.broker_adapters.amqp.parts import Open, ids, message, take
 from tests.polling import LONG_ENOUGH, eventually
 from tests.rabbit import close_connections, rabbitmqctl
@@ -328,20 +330,39 @@ async def test_reconnects_and_goes_on(open_broker: Open, vhost: str, queue: str)
     consumer = await broker.consume([queue], prefetch=10)
     await broker.publish([message(queue, n) for n in range(3)])
     held = await take(consumer, 3)
-    waiting = asyncio.ensure_future(take(consumer, 3, within=LONG_ENOUGH))
+    before = consumer._session
     assert await close_connections(vhost, "reconnects") == 2
-    again = await waiting
-    assert sorted(ids(again)) == ids(held)
-    assert {delivery.deaths for delivery in again} == {0}  # it lost its connection, and lives
-    assert set(map(id, await consumer.renew([*held, *again]))) == set(map(id, held))
-    await consumer.settle(ack=held)
-    await consumer.settle(requeue=held, reject=[(held[0], "late")])
-    await consumer.park([(held[0], time())])
-    await consumer.settle(ack=again)
+    await eventually(
+        lambda: consumer._session is not before and all(map(consumer._session.has, held)), within=LONG_ENOUGH
+    )
+    assert list(await consumer.renew(held)) == []  # what came again belongs to the runs that went on
+    await consumer.settle(ack=held[:1], requeue=held[1:2], reject=[(held[2], "no good")])
+    (again,) = await take(consumer, 1)
+    assert (ids([again]), again.redelivered, again.deaths) == (["id-1"], True, 0)
+    await consumer.settle(ack=[again])
     await broker.publish([message(queue, 9)])
     assert ids(await take(consumer, 1)) == ["id-9"]
-    assert list(await broker.dead()) == []
+    assert [letter.reason for letter in await broker.dead()] == ["no good"]
     assert await broker.size(queue) == 0
+
+
+async def test_what_has_ended_while_its_connection_was_gone_is_not_run_again(
+    open_broker: Open, queue: str
+) -> None:
+    broker = await open_broker()
+    consumer = await broker.consume([queue], prefetch=10)
+    await broker.publish([message(queue, 1)])
+    (held,) = await take(consumer, 1)
+    before = consumer._session
+    consumer._link.tap.abort()
+    await eventually(lambda: before.channel is not None and before.channel.closed)
+    await consumer.settle(ack=[held])
+    await broker.publish([message(queue, 2)])
+    assert ids(await take(consumer, 1)) == ["id-2"]
+    await consumer.close()
+    heir = await broker.consume([queue], prefetch=10)
+    assert ids(await take(heir, 1)) == ["id-2"]
+    assert not heir._session.held.keys() - {1}
 
 
 async def drain(broker: AmqpBroker, queue: str, seen: set[str]) -> None:
@@ -459,6 +480,29 @@ async def test_only_the_blamed_one_comes_to_its_third_death(open_broker: Open, q
 
 
 @needs_control
+async def test_blame_stays_on_a_run_that_goes_on_through_a_lost_connection(
+    open_broker: Open, queue: str
+) -> None:
+    sender = await open_broker()
+    await sender.publish([message(queue)])
+    for deaths in (0, 1, 2):
+        victim = await open_broker()
+        consumer = await victim.consume([queue], prefetch=1)
+        (held,) = await take(consumer, 1)
+        assert held.deaths == deaths
+        if deaths:
+            await consumer.strike(held)
+        before = consumer._session
+        consumer._link.tap.abort()
+        await eventually(lambda: consumer._session is not before and consumer._session.has(held))  # noqa: B023 - waited for at once
+        await eventually(lambda: consumer._deaths.of(held) == deaths + 1)  # noqa: B023 - waited for at once
+        await victim.publish([message(f"{queue}-other")])  # after what was written down
+        perish(victim, consumer)
+    (held,) = await take(await (await open_broker()).consume([queue], prefetch=1), 1)
+    assert held.deaths == 3
+
+
+@needs_control
 async def test_one_given_back_in_good_order_may_die_later(open_broker: Open, queue: str) -> None:
     sender = await open_broker()
     await sender.publish([message(queue)])
@@ -477,7 +521,11 @@ async def test_one_given_back_in_good_order_may_die_later(open_broker: Open, que
 
 
 @needs_control
-async def test_a_lost_connection_takes_blame_back(open_broker: Open, vhost: str, queue: str) -> None:
+async def test_a_lost_connection_takes_blame_back(
+    open_broker: Open, vhost: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes again after it is nobody's, as if another worker had got it."""
+    monkeypatch.setattr(Runs, "lose", lambda *_: None)
     sender = await open_broker()
     await sender.publish([message(queue)])
     victim = await open_broker()
@@ -504,13 +552,35 @@ async def test_a_delivery_limit_drops_nothing_that_is_given_back(open_broker: Op
     sent = message(queue)
     await broker.publish([sent])
     consumer = await broker.consume([queue], prefetch=1)
-    for _ in range(45):
+    for turn in range(45):
         (held,) = await take(consumer, 1)
-        assert (held.deaths, held.message) == (0, sent)
+        assert (held.deaths, held.message, held.redelivered) == (0, sent, turn > 0)
         await consumer.settle(requeue=[held])
     (held,) = await take(consumer, 1)
     await consumer.settle(ack=[held])
     assert list(await broker.dead()) == []
+
+
+@needs_control
+async def test_looking_at_dead_letters_and_records_does_not_wear_them_out(
+    open_broker: Open, vhost: str, queue: str
+) -> None:
+    """As RabbitMQ 4 does by default with quorum queues: what was delivered 20 times is dropped."""
+    quorum = Queue(queue, arguments={"x-queue-type": "quorum"})
+    limited = json.dumps({"delivery-limit": 20})
+    space = f"worn-{queue}"
+    rabbitmqctl("set_policy", "-p", URL(vhost).path[1:], space, f"^{space}", limited, "--apply-to", "queues")
+    made = {"queues": lambda: [quorum], "options": {"namespace": space}}
+    broker = await open_broker(**made)
+    letters = [DeadLetter(str(n), queue, "no good", float(n), message(queue, n)) for n in range(3)]
+    await broker.bury(letters)
+    await broker.revoke(["a"], time() + 600)
+    for _ in range(30):
+        assert [letter.id for letter in await broker.dead()] == ["2", "1", "0"]
+        broker._revocations._log._tap = None  # as one that has just started
+        assert await broker.revoked(["a"]) == ["a"]
+    assert list(await broker.revive(["1"])) == [letters[1]]
+    assert [letter.id for letter in await broker.dead()] == ["2", "0"]
 
 
 async def test_rejected_messages_go_to_the_dead_letter_exchange_of_their_queue(
@@ -671,8 +741,11 @@ async def test_what_is_held_for_long_is_not_held_on_the_channel(
 
 @needs_control
 @pytest.mark.usefixtures("short_holds")
-async def test_what_a_dead_worker_held_for_long_returns(open_broker: Open, queue: str) -> None:
-    victim, broker = await open_broker(), await open_broker()
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_what_a_dead_worker_held_for_long_returns(open_broker: Open, queue: str, kind: str) -> None:
+    """By a copy that is as safe as its queue."""
+    made = {"queue": lambda name: Queue(name, arguments={"x-queue-type": kind})}
+    victim, broker = await open_broker(**made), await open_broker(**made)
     consumer = await victim.consume([queue], prefetch=10)
     await victim.publish([message(queue, 1)])
     (held,) = await take(consumer, 1)

@@ -5,12 +5,15 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 
-from taskq.broker_adapters.amqp.results import RpcStore
-from taskq.errors import StoreError
+from taskq.broker_adapters.amqp import replies
+from taskq.broker_adapters.amqp.results import Received, RpcStore
+from taskq.errors import Refused, SaveErrors, StoreError
 from taskq.seams.store import StoreConfig, TaskResult, open_store
 from taskq.states import FAILURE, SUCCESS
 from tests.polling import eventually
@@ -96,10 +99,6 @@ async def test_on_the_wire_as_celery_writes_it(pair: Pair, vhost: str) -> None:
         assert (message.exchange, message.routing_key, message.correlation_id) == ("", queue.name, "t")
         assert (message.delivery_mode, message.priority, message.headers) == (1, 0, {})
         assert (message.content_type, message.content_encoding) == ("application/json", "utf-8")
-        # The caller's queue is declared as Celery declares its own: declaring it again so is no error.
-        await channel.declare_queue(
-            pair.caller.reply_to, durable=True, auto_delete=True, arguments={"x-expires": 86400000}
-        )
 
 
 async def test_a_caller_that_is_gone_is_no_error(pair: Pair) -> None:
@@ -111,6 +110,106 @@ async def test_a_caller_that_is_gone_is_no_error(pair: Pair) -> None:
         return (await pair.caller.load(["u"]))[0] is not None
 
     await eventually(arrived)
+
+
+async def test_the_reply_queue_is_its_callers_alone_and_goes_with_it(vhost: str) -> None:
+    """So it lives on the node that the caller is connected to, wherever that is."""
+    caller = store(vhost)
+    await caller.open()
+    await caller.expect(["t"])
+    async with await aio_pika.connect(vhost) as connection:
+        channel = await connection.channel()
+        with pytest.raises(aiormq.exceptions.ChannelLockedResource):
+            await channel.get_queue(caller.reply_to)
+        await caller.close()
+        with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+            await (await connection.channel()).get_queue(caller.reply_to)
+
+
+async def test_an_answer_reaches_a_caller_that_was_just_connecting_again(pair: Pair) -> None:
+    """Its queue went with its connection, and comes back with the next one."""
+    link = pair.caller._broker._consuming
+    link.tap.abort()
+    await pair.worker.save([pair.result("t"), pair.result("u", "PROGRESS")])
+    async with asyncio.timeout(20), aclosing(pair.caller.watch("t")) as states:
+        assert (await anext(states)).value == 1
+    assert pair.worker._replies.waiting == 0
+
+
+async def full_queue(vhost: str) -> str:
+    """A queue that refuses whatever comes."""
+    name = str(uuid.uuid4())
+    async with await aio_pika.connect(vhost) as connection:
+        full: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish", "x-expires": 60_000}
+        await (await connection.channel()).declare_queue(name, durable=True, arguments=full)
+    return name
+
+
+async def test_a_caller_that_takes_no_answer_holds_up_nobody(pair: Pair, vhost: str) -> None:
+    full = await full_queue(vhost)
+    async with asyncio.timeout(20):
+        for number in range(50):
+            await pair.worker.save(
+                [TaskResult(f"held {number}", SUCCESS, 1, reply_to=full), pair.result(f"t{number}")]
+            )
+
+        async def all_there() -> bool:
+            return None not in await pair.caller.load([f"t{number}" for number in range(50)])
+
+        await eventually(all_there)
+    assert pair.worker._replies.waiting == 50
+
+
+async def test_what_a_queue_refused_is_sent_again_for_a_while(
+    pair: Pair, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "_REFUSED_FOR", 1.0)
+    full = await full_queue(vhost)
+    await pair.worker.save([TaskResult("held", SUCCESS, 1, reply_to=full)])
+    assert pair.worker._replies.waiting == 1
+    await eventually(lambda: pair.worker._replies.waiting == 0)
+    await pair.worker.save([TaskResult("held", "PROGRESS", 1, reply_to=full)])
+    assert pair.worker._replies.waiting == 0  # only ends of tasks wait
+
+
+async def test_callers_that_are_gone_are_remembered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "_GONE_AFTER", 0.5)
+    gone = str(uuid.uuid4())
+    await pair.worker.save([TaskResult("a", SUCCESS, 1, reply_to=gone)])
+    assert pair.worker._replies.waiting == 1
+    await eventually(lambda: pair.worker._replies.waiting == 0)
+    await pair.worker.save([TaskResult("b", SUCCESS, 1, reply_to=gone)])
+    assert pair.worker._replies.waiting == 0
+
+
+async def test_an_answer_that_is_refused_for_good_says_which(pair: Pair) -> None:
+    bad = TaskResult("t", SUCCESS, 1, reply_to="x" * 256)
+    with pytest.raises(SaveErrors) as caught:
+        await pair.worker.save([TaskResult("no reply", SUCCESS), pair.result("u"), bad])
+    assert {index: type(error) for index, error in caught.value.failures.items()} == {2: Refused}
+
+
+def test_what_was_received_is_bounded_in_bytes_and_what_was_read_goes_first() -> None:
+    received = Received(None, most_bytes=100_000)
+    for number in range(9):
+        received.add(TaskResult(str(number), SUCCESS, number), 10_000, watched=False)
+    assert received.bytes == 99_000
+    assert received.last("7") is not None
+    received.add(TaskResult("9", SUCCESS, 9), 10_000, watched=False)
+    assert (received.last("7"), received.bytes) == (None, 99_000)  # read, so it made room
+    received.add(TaskResult("10", SUCCESS, 10), 10_000, watched=False)
+    assert received.last("0") is None  # none was read: the oldest
+    assert [received.last(str(number)) is not None for number in (1, 8, 9, 10)] == [True] * 4
+    received.forget("10")
+    assert received.bytes == 88_000
+
+
+def test_states_before_the_last_are_for_the_first_who_watches() -> None:
+    received = Received(None)
+    for value in range(3):
+        received.add(TaskResult("t", "PROGRESS", value), 10, watched=False)
+    assert [state.value for state in received.take("t")] == [0, 1, 2]
+    assert [state.value for state in received.take("t")] == [2]
 
 
 async def test_results_are_forgotten_when_they_expire(vhost: str) -> None:

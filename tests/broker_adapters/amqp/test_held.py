@@ -1,9 +1,10 @@
-"""How many messages RabbitMQ is let push: the rule."""
+"""How many messages RabbitMQ is let push, and what becomes of those that come again."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.broker_adapters.amqp.window import Window
+from taskq.broker_adapters.amqp.held import Runs, Window
+from taskq.wire.message import Delivery, Message
 
 
 def window(most: int = 400, budget: int = 1000) -> Window:
@@ -63,3 +64,39 @@ def test_what_may_come_fits_if_it_is_like_what_is_held(sizes: list[int], most: i
     assert 1 <= size <= most
     if size > 1 and sizes:
         assert held + size * held / len(sizes) <= budget + 1e-6 or held / len(sizes) < 1
+
+
+# == runs that go on without their delivery
+
+
+def delivery(tag: int, n: int = 0, *, body: bytes = b"") -> Delivery:
+    return Delivery(Message({"id": f"id-{n}", "retries": 0}, body), "q", tag, redelivered=tag > 0)
+
+
+def test_what_comes_again_joins_the_run_that_waits_for_it() -> None:
+    runs, going = Runs(), delivery(0)
+    runs.lose([going], [going])
+    assert runs.join(delivery(7)) is going
+    assert (going.tag, runs.take_joined()) == (7, ([], [going]))
+    again = delivery(8)
+    assert runs.join(again) is again
+
+
+def test_what_looks_alike_only_from_afar_joins_nothing() -> None:
+    runs = Runs()
+    runs.lose([delivery(0), Delivery(Message({}, b""), "q", 1)], ())
+    other_queue, retried = delivery(7), delivery(7)
+    other_queue.queue, retried.message.headers["retries"] = "r", 1
+    nameless = Delivery(Message({}, b""), "q", 9)
+    for other in (delivery(7, 1), delivery(7, body=b"x"), other_queue, retried, nameless):
+        assert runs.join(other) is other
+
+
+def test_what_comes_again_after_the_run_is_only_removed() -> None:
+    runs, going, given_back = Runs(), delivery(0), delivery(0, 1)
+    runs.lose([going, given_back], ())
+    runs.settle([going, delivery(3, 5)], [given_back])
+    assert runs.join(delivery(7)) is going
+    assert (runs.over, runs.joined) == ([going], [])
+    again = delivery(8, 1)
+    assert runs.join(again) is again
