@@ -19,6 +19,8 @@ class Outages(logging.Filter):
         #: Whether results are where the broker is: then it is one outage.
         self.one_server = False
         self._since: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self._unsaid: set[str] = set()
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -35,21 +37,38 @@ class Outages(logging.Filter):
             return True
         with self._lock:
             what = BROKER if self.one_server else what
-            first = what not in self._since
-            self._since.setdefault(what, time.monotonic())
-        return first
+            if what in self._since:
+                return False
+            now = self._since[what] = time.monotonic()
+            if now - self._ended.get(what, -SETTLING) >= SETTLING:
+                return True
+            self._unsaid.add(what)
+            return False
 
     @property
     def away(self) -> Collection[str]:
         """What is away now: `broker`, `result store`."""
         return list(self._since)
 
-    def over(self, what: str) -> float:
-        """It is back; for how many seconds it was away."""
+    def over(self, what: str) -> float | None:
+        """It is back; for how many seconds it was away, None if that was not said."""
         with self._lock:
-            return time.monotonic() - self._since.pop(what)
+            now = self._ended[what] = time.monotonic()
+            seconds = now - self._since.pop(what)
+            said = what not in self._unsaid
+            self._unsaid.discard(what)
+            return seconds if said else None
+
+    def lasts(self, what: str) -> bool:
+        """It is still away; whether that is to be said now."""
+        with self._lock:
+            unsaid = what in self._unsaid
+            self._unsaid.discard(what)
+            return unsaid
 
 
+#: Seconds after an outage in which errors are taken for its last ones: a connection may find out late that it is lost.
+SETTLING = 15.0
 BROKER, STORE = "broker", "result store"
 _WHAT: dict[type[Exception], str] = {ConnectionLost: BROKER, StoreError: STORE}
 

@@ -140,7 +140,10 @@ class WorkerProcess:
             await asyncio.sleep(PROBE)
             for what in OUTAGES.away:
                 if await self._answers(what):
-                    logger.warning("the %s is back after %.0f s", what, OUTAGES.over(what))
+                    if (seconds := OUTAGES.over(what)) is not None:
+                        logger.warning("the %s is back after %.0f s", what, seconds)
+                elif OUTAGES.lasts(what):
+                    logger.warning("the %s is away again", what)
 
     async def _answers(self, what: str) -> bool:
         app = self.worker.app
