@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from taskq.broker_adapters.amqp.link import _tls
+from taskq.broker_adapters.amqp.urls import tls_context
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from taskq.broker_adapters.amqp.link import _tls
     ],
 )
 def test_the_host_name_is_checked(given: dict[str, object], *, checked: bool) -> None:
-    assert _tls(given).check_hostname is checked
+    assert tls_context(given).check_hostname is checked
