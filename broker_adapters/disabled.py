@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from taskq.errors import StoreError
-from taskq.seams.store import StoreConfig, TaskResult
+from taskq.seams.store import Joined, StoreConfig, TaskResult
 
 
 class DisabledStore:
@@ -47,6 +47,10 @@ class DisabledStore:
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:  # noqa: ARG002 - the seam's signature
         """Thrown away: no chord was begun here."""
         return None
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        """Thrown away, too."""
+        return [None] * len(parts)
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         """Nothing is kept."""

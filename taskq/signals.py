@@ -1,8 +1,10 @@
 """Hooks by Celery's names: `@task_success.connect`. Receivers are called with `sender` and keywords.
 
-A receiver may be a plain function or a coroutine function; an exception in one is logged and changes nothing.
+A receiver may be a plain function or a coroutine function; an exception in one is logged and changes nothing. So is
+a CancelledError of its own: something that it awaited was cancelled elsewhere.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -49,8 +51,16 @@ class Signal:
                 returned = receiver(sender=sender, **arguments)
                 if inspect.isawaitable(returned):
                     await returned
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_told_to_end():
+                    raise
                 logger.exception("a receiver of the signal %s failed: %r", self.name, receiver)
+
+
+def _is_told_to_end() -> bool:
+    """Whether a cancellation is meant for us, and not only the receiver's."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 before_task_publish = Signal("before_task_publish")

@@ -29,6 +29,7 @@ from taskq.options import CallOptions, check_options
 from taskq.results import handles as results
 from taskq.results.handles import AsyncResult
 from taskq.run.outcome import once_name
+from taskq.run.retries import asked_retry
 from taskq.seams.app import App
 from taskq.seams.connection import Connection
 from taskq.seams.publisher import Publisher
@@ -51,14 +52,14 @@ class TaskOptions(TypedDict, total=False):
     base: a subclass of `Task` with hooks or attributes of your own.
     max_retries: how often `self.retry` may be used (default 3; None = for ever).
     default_retry_delay: until a retry, unless it says otherwise (default 180).
-    autoretry_for, dont_autoretry_for: exception types that are (not) retried by themselves.
+    autoretry_for, dont_autoretry_for: exception types that are (not) retried by themselves; one type or several.
     retry_kwargs: what an automatic retry hands to `self.retry` (max_retries, countdown, ...).
     retry_backoff: wait 1, 2, 4, ... (True) or n, 2n, 4n, ... seconds; capped by retry_backoff_max (600).
     retry_jitter: wait a random time up to that instead (default True).
     run_in: where a plain function runs: "thread", or "process", which can be killed at `time_limit` and has a processor
         of its own. Default: a process if there is a `time_limit` and the function can be found by module and name,
         else a thread. Coroutines run on the worker's loop.
-    throws: exception types that are expected: logged as one line, without traceback.
+    throws: exception types that are expected, one or several: logged as one line, without traceback.
     rate_limit: how often each worker may start it: "10/s", "100/m", "5/h", or a number per second.
     typing: check the arguments of a call against the function (default True).
     schedule: when schedulers send it, without arguments: of `taskq.schedules`, or seconds.
@@ -68,13 +69,13 @@ class TaskOptions(TypedDict, total=False):
     base: "type[Task[Any, Any, Any]]"
     max_retries: int | None
     default_retry_delay: float
-    autoretry_for: Sequence[type[BaseException]]
-    dont_autoretry_for: Sequence[type[BaseException]]
+    autoretry_for: type[BaseException] | Sequence[type[BaseException]]
+    dont_autoretry_for: type[BaseException] | Sequence[type[BaseException]]
     retry_kwargs: Mapping[str, Any]
     retry_backoff: bool | float
     retry_backoff_max: float
     retry_jitter: bool
-    throws: Sequence[type[BaseException]]
+    throws: type[BaseException] | Sequence[type[BaseException]]
     typing: bool
     serializer: str | None
     compression: str | None
@@ -93,6 +94,8 @@ class TaskOptions(TypedDict, total=False):
 
 
 _KNOWN = frozenset(TaskOptions.__annotations__)
+#: The options that name types of exceptions.
+_TYPES = ("autoretry_for", "dont_autoretry_for", "throws")
 
 
 class Task(Generic[P, R, C]):
@@ -150,6 +153,8 @@ class Task(Generic[P, R, C]):
             if option not in _KNOWN:
                 raise TypeError(f"unknown option {option!r} of a task.{near_match(option, _KNOWN)}")
             setattr(self, option, value)
+        for option in _TYPES:
+            setattr(self, option, _types(name, option, getattr(self, option)))
         parse_rate(self.rate_limit)
         self.name = name
         self.bind = bind
@@ -353,18 +358,7 @@ class Task(Generic[P, R, C]):
         request = self.request
         if request.called_directly:
             raise exc or errors.Retry("the task can be retried", exc)
-        limit = self.max_retries if max_retries is None else max_retries
-        if limit is not None and request.retries >= limit:
-            shown = f"{self.name}[{request.id}] args:{tuple(request.args)!r} kwargs:{dict(request.kwargs)!r}"
-            raise exc or errors.MaxRetriesExceededError(f"Can't retry {shown}")
-        countdown, eta = options.pop("countdown", None), options.pop("eta", None)
-        if countdown is None and eta is None:
-            countdown = self.default_retry_delay
-        retry = errors.Retry("", exc, eta if countdown is None else countdown)
-        retry.args_ = args
-        retry.kwargs_ = kwargs
-        retry.options = dict(options)
-        raise retry
+        raise asked_retry(self, request, args, kwargs, exc=exc, max_retries=max_retries, **options)
 
     def replace(self, signature: Signature[Any]) -> errors.Replaced:
         """Have a signature run in place of the current run: `raise self.replace(other.s(x))`.
@@ -466,6 +460,14 @@ class SyncTaskCalls(SyncCalls[P, SyncResult[R]]):
     def add_to_chord(self, signature: Signature[S]) -> SyncResult[S]:
         """Have the chord of the current run wait for one task more; see `Task.add_to_chord`."""
         return SyncResult(run_sync(self._task.add_to_chord(signature), "self.add_to_chord(...)"))
+
+
+def _types(task: str, option: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Types of exceptions as a tuple, also where one is given alone."""
+    types = (value,) if isinstance(value, type) else tuple(value or ())
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        raise TypeError(f"{option}={value!r} of the task {task}: it names exception classes, one or several")
+    return types
 
 
 class Recorded:

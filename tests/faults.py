@@ -62,5 +62,5 @@ class FaultyBroker(MemoryBroker):
 class FaultyStore(MemoryStore):
     def __init__(self, config: StoreConfig) -> None:
         super().__init__(config)
-        for verb in ("save", "join", "load"):
+        for verb in ("save", "join_many", "load"):
             setattr(self, verb, faulty(config.url, verb, getattr(self, verb)))

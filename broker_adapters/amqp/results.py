@@ -23,7 +23,7 @@ from taskq.broker_adapters.amqp.topology import OwnQueue
 from taskq.clock import now
 from taskq.errors import DecodeError, EncodeError, OperationalError, Refused, SaveErrors, StoreError
 from taskq.seams.broker import Boxes, BrokerConfig, Consumer, Queue
-from taskq.seams.store import StoreConfig, TaskResult
+from taskq.seams.store import Joined, StoreConfig, TaskResult, join_each
 from taskq.states import READY, SUCCESS
 from taskq.wire.message import Delivery, Message
 
@@ -252,6 +252,10 @@ class RpcStore:
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         return await self._chords.join(part, index)
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        """Each by itself: every chord is a queue of its own."""
+        return await join_each(self.join, parts)
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         await self._chords.end(group_ids)

@@ -12,7 +12,15 @@ from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 from taskq.clock import now
-from taskq.seams.store import CHORD_CLAIM, Claimed, StoreConfig, TaskResult, join_when_free
+from taskq.errors import EncodeError
+from taskq.seams.store import (
+    CHORD_CLAIM,
+    Claimed,
+    Joined,
+    StoreConfig,
+    TaskResult,
+    join_when_free,
+)
 from taskq.states import READY, SUCCESS
 
 FOREVER = float("inf")
@@ -260,6 +268,16 @@ class MemoryStore:
 
         joined = await join_when_free(attempt)
         return None if joined is None else [self._read(raw) for raw in joined]
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        return [self._join(part, index) for part, index in parts]
+
+    def _join(self, part: TaskResult, index: int | None) -> Joined:
+        try:
+            joined = self._hub.join(part, index, self._dumps(part.payload()), self._lifetime)
+        except EncodeError as error:
+            return error
+        return [self._read(raw) for raw in joined] if isinstance(joined, list) else joined
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         self._hub.end_chords(group_ids, self._lifetime)

@@ -11,12 +11,12 @@ from logging import getLogger
 from typing import Any, ClassVar, Final, TypeVar
 
 from taskq.broker_adapters.redis.chords import Call, ChordCalls
-from taskq.broker_adapters.redis.link import RedisLink, Script
+from taskq.broker_adapters.redis.link import RedisLink, Script, run_scripts
 from taskq.broker_adapters.redis.session import RedisSession, Reply
 from taskq.broker_adapters.redis.url import Target, parse_target
 from taskq.broker_adapters.redis.watches import Watches
-from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, StoreError
-from taskq.seams.store import Claimed, StoreConfig, TaskResult, join_when_free
+from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, Refused, StoreError
+from taskq.seams.store import Claimed, Joined, StoreConfig, TaskResult, join_when_free
 from taskq.states import READY
 from taskq.wire.compression import inflate_result
 
@@ -150,6 +150,35 @@ class RedisStore:
             return self._chords.joined(part.group_id, await self._run(call))
 
         return await join_when_free(attempt)
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        """In one round trip."""
+        answers: list[Joined] = [None] * len(parts)
+        calls: dict[int, Call] = {}
+        for number, (part, index) in enumerate(parts):
+            try:
+                calls[number] = self._chords.join(part, index)
+            except EncodeError as error:
+                answers[number] = error
+
+        async def action(session: RedisSession) -> list[Joined]:
+            replies = await run_scripts(session, list(calls.values()))
+            groups = [parts[number][0].group_id for number in calls]
+            return [self._joined(session, *one) for one in zip(groups, replies, strict=True)]
+
+        for number, joined in zip(calls, await self._try(action), strict=True):
+            answers[number] = joined
+        return answers
+
+    def _joined(self, session: RedisSession, group_id: str | None, reply: Reply) -> Joined:
+        try:
+            return self._chords.joined(group_id, session.checked(reply))
+        except ConnectionLost:
+            raise
+        except OperationalError as error:
+            return StoreError(str(error))
+        except (Refused, DecodeError) as error:
+            return error
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         if group_ids:

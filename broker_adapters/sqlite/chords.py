@@ -90,6 +90,12 @@ def join(db: sqlite3.Connection, part: StoredPart, expires: float) -> list[bytes
     return [row[0] for row in rows]
 
 
+def join_many(
+    db: sqlite3.Connection, parts: Iterable[StoredPart], expires: float
+) -> list[list[bytes] | Claimed | None]:
+    return [join(db, part, expires) for part in parts]
+
+
 def end(db: sqlite3.Connection, group_ids: Iterable[str], expires: float) -> None:
     for group_id in group_ids:
         keep(db, group_id, expires)

@@ -13,8 +13,8 @@ from taskq.broker_adapters.sqlite.file import READ, Failure, SqliteFile
 from taskq.broker_adapters.sqlite.states import Change, StateRow
 from taskq.broker_adapters.sqlite.wake import WakeSocket
 from taskq.clock import now
-from taskq.errors import StoreError
-from taskq.seams.store import StoreConfig, TaskResult, join_when_free
+from taskq.errors import EncodeError, StoreError
+from taskq.seams.store import Joined, StoreConfig, TaskResult, join_when_free
 from taskq.states import READY
 
 logger = logging.getLogger(__name__)
@@ -205,12 +205,28 @@ class SqliteStore:
         await self._file.run(chords_sql.grow, group_id, task_id, now() + self._lifetime)
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
-        place = chords_sql.LAST if index is None else float(index)
-        raw = self._serializer.dumps(part.payload())
-        row = chords_sql.StoredPart(str(part.group_id), place, part.task_id, raw, part.state)
-        until = now() + self._lifetime
+        row, until = self._row(part, index), now() + self._lifetime
         joined = await join_when_free(lambda: self._file.run(chords_sql.join, row, until))
         return None if joined is None else [self._read(raw) for raw in joined]
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        """In one transaction."""
+        answers: list[Joined] = [None] * len(parts)
+        rows: dict[int, chords_sql.StoredPart] = {}
+        for number, (part, index) in enumerate(parts):
+            try:
+                rows[number] = self._row(part, index)
+            except EncodeError as error:
+                answers[number] = error
+        found = await self._file.run(chords_sql.join_many, list(rows.values()), now() + self._lifetime)
+        for number, joined in zip(rows, found, strict=True):
+            answers[number] = [self._read(raw) for raw in joined] if isinstance(joined, list) else joined
+        return answers
+
+    def _row(self, part: TaskResult, index: int | None) -> chords_sql.StoredPart:
+        place = chords_sql.LAST if index is None else float(index)
+        raw = self._serializer.dumps(part.payload())
+        return chords_sql.StoredPart(str(part.group_id), place, part.task_id, raw, part.state)
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         await self._file.run(chords_sql.end, group_ids, now() + self._lifetime)

@@ -4,7 +4,6 @@ Pure: the store has told which parts there are (`ResultStore.join`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from taskq import states
@@ -13,50 +12,26 @@ from taskq.canvas.lowering import bare, end_id, frozen, result_tuple
 from taskq.canvas.shapes import at_end, chain, chord, dissolved, group
 from taskq.canvas.signature import Signature, as_signature, as_signatures
 from taskq.errors import ChordError
-from taskq.run.followups import Errbacks, after_failure
-from taskq.run.outcome import FollowUps, once_name
+from taskq.run.followups import after_failure
+from taskq.run.outcome import ChordPart, FollowUps, Further, once_name
 from taskq.seams.app import App
 from taskq.wire.exceptions import decode_exception, encode_exception
-from taskq.wire.request import Request, WireSignature
+from taskq.wire.request import Request
 from taskq.wire.result import TaskResult
 
 #: So many members of a header are told with its end: of more, no picture is to be had.
 HEADER = 1000
 
 
-@dataclass(slots=True)
-class ChordPart:
-    """A result that returns to a chord: the chord's body, the part's place, and the result."""
-
-    body: WireSignature
-    index: int | None
-    result: TaskResult
-
-
-@dataclass(slots=True)
-class Completed:
-    """What a completed chord comes to; `errbacks` are those of requests that stand for its body, and its `error`.
-
-    `child` is the body's handle in wire form, for the children of the run that completed it.
-    """
-
-    follow: FollowUps
-    results: list[TaskResult] = field(default_factory=list)
-    parts: list[ChordPart] = field(default_factory=list)
-    errbacks: list[tuple[Request, Errbacks]] = field(default_factory=list)
-    error: ChordError | None = None
-    child: list[Any] = field(default_factory=list)
-
-
 def parts_of(request: Request, result: TaskResult) -> list[ChordPart]:
     """The chords that a run's final state returns to: its own, or that of the chain it was a step of."""
     if request.chord is not None:
         result.group_id = request.group
-        return [ChordPart(request.chord, request.group_index, result)]
+        return [ChordPart(request.chord, request.group_index, result, request)]
     if result.state == states.SUCCESS:
         return []
     # One failed part of a chord is enough: the first.
-    return [part for step in steps(request.chain) for part in _returns(step, result)][:1]
+    return [part for step in steps(request.chain) for part in _returns(step, result, request)][:1]
 
 
 def failed_chain(request: Request, failure: TaskResult) -> list[TaskResult]:
@@ -94,25 +69,26 @@ def _named(signatures: Iterable[Signature[Any]]) -> Iterator[Signature[Any]]:
         yield from _named(steps(signature.options.get("chain")))
 
 
-def _returns(signature: Signature[Any], failure: TaskResult) -> Iterator[ChordPart]:
+def _returns(signature: Signature[Any], failure: TaskResult, request: Request) -> Iterator[ChordPart]:
     """The chords to which a canvas that will not run would have returned."""
     options = signature.options
     if isinstance(signature, chain) and signature.tasks:
-        yield from _returns(at_end(signature.tasks[-1], options), failure)
+        yield from _returns(at_end(signature.tasks[-1], options), failure, request)
     elif isinstance(signature, chord) and signature.body is not None:
-        yield from _returns(at_end(signature.body, options), failure)
+        yield from _returns(at_end(signature.body, options), failure, request)
     elif options.get("chord") is not None:
         result = _like(failure, options.get("task_id", ""))
         result.group_id = options.get("group_id")
-        yield ChordPart(as_signature(options["chord"]).to_dict(), options.get("group_index"), result)
+        body = as_signature(options["chord"]).to_dict()
+        yield ChordPart(body, options.get("group_index"), result, request)
     elif isinstance(signature, group):
         for task in signature.tasks:
-            yield from _returns(task, failure)
+            yield from _returns(task, failure, request)
     for step in steps(options.get("chain")):
-        yield from _returns(step, failure)
+        yield from _returns(step, failure, request)
 
 
-def completed(app: App, request: Request, part: ChordPart, parts: Sequence[TaskResult]) -> Completed:
+def completed(app: App, part: ChordPart, parts: Sequence[TaskResult]) -> Further:
     """A chord whose parts are all there, or one of whose parts failed.
 
     Raises:
@@ -122,12 +98,12 @@ def completed(app: App, request: Request, part: ChordPart, parts: Sequence[TaskR
     failed = next((p for p in parts if p.state != states.SUCCESS), None)
     if failed is not None:
         error = ChordError(f"Dependency {failed.task_id} raised {decode_exception(failed.value)!r}")
-        done = failed_body(app, request, part, error)
+        done = failed_body(app, part, error)
         done.child = _child(body, part, parts)
         return done
     called = body.merged(([p.value for p in parts],), None, {})
-    messages, _, chords = app.prepare(called, request.reply_to, request)
-    return _once(Completed(FollowUps(messages, dict(chords)), child=_child(body, part, parts)), part)
+    messages, _, chords = app.prepare(called, part.request.reply_to, part.request)
+    return _once(Further(FollowUps(messages, dict(chords)), child=_child(body, part, parts)), part)
 
 
 def _child(body: Signature[Any], part: ChordPart, parts: Sequence[TaskResult]) -> list[Any]:
@@ -136,20 +112,20 @@ def _child(body: Signature[Any], part: ChordPart, parts: Sequence[TaskResult]) -
     return result_tuple(frozen(body, ""), [[part.result.group_id, None], known])
 
 
-def _once(completed: Completed, part: ChordPart) -> Completed:
+def _once(done: Further, part: ChordPart) -> Further:
     """The chord ends with this; its messages are named after it, whoever completes it and however often."""
     group_id = str(part.result.group_id)
-    completed.follow.ended.append(group_id)
+    done.follow.ended.append(group_id)
     # With the id of its body: who sends a part of a chord with the id of another must not silence the body of that.
     name = once_name("chord", group_id, end_id(as_signature(part.body)))
-    for index, message in enumerate(completed.follow.messages):
+    for index, message in enumerate(done.follow.messages):
         message.once = f"{name}:{index}"
-    return completed
+    return done
 
 
-def failed_body(app: App, request: Request, part: ChordPart, error: ChordError) -> Completed:
+def failed_body(app: App, part: ChordPart, error: ChordError) -> Further:
     """wire-format.md 4.7, completion 2: the failure goes to the body, its errbacks and its outer chord."""
-    body = as_signature(part.body)
+    body, request = as_signature(part.body), part.request
     failure = TaskResult(
         end_id(body),
         states.FAILURE,
@@ -157,16 +133,17 @@ def failed_body(app: App, request: Request, part: ChordPart, error: ChordError) 
         date_done=part.result.date_done,
         reply_to=request.reply_to,
     )
-    completed = Completed(FollowUps(), error=error)
+    done = Further()
     for stand_in in _broken(body, request):
         stand_in.budget = budget_of(request, app.conf.max_sent_messages, app.conf.max_sent_bytes)
-        errbacks = after_failure(app, stand_in)
-        completed.follow.add(errbacks.follow)
-        completed.errbacks.append((stand_in, errbacks))
+        errbacks = after_failure(app, stand_in, error, None)
+        done.follow.add(errbacks.follow)
+        done.errbacks += errbacks.here
+        done.problems += errbacks.problems
     tasks = [task.options["task_id"] for task in _named([body])] or [failure.task_id]
-    completed.results = [_like(failure, task_id, part.result.task_id) for task_id in tasks]
-    completed.parts = list(_returns(body, failure))[:1]
-    return _once(completed, part)
+    done.results = [_like(failure, task_id, part.result.task_id) for task_id in tasks]
+    done.parts = list(_returns(body, failure, request))[:1]
+    return _once(done, part)
 
 
 def _broken(body: Signature[Any], request: Request) -> Iterator[Request]:

@@ -148,13 +148,11 @@ async def _attempt(app: App, task: Task[Any, Any, Any], request: Request) -> Tas
 async def _retried_or_failed(
     app: App, task: Task[Any, Any, Any], request: Request, error: Exception
 ) -> TaskResult:
+    final: BaseException = error
     if is_retried(task, error):
-        try:
-            retry_by_itself(task, request, error)
-        except Retry as retry:
-            return await _again(app, task, request, retry)
-        except Exception as final:  # noqa: BLE001 - what the task ends with
-            error = final
+        final = retry_by_itself(task, request, error)
+        if isinstance(final, Retry):
+            return await _again(app, task, request, final)
     if app.conf.task_eager_propagates:
         raise error
     return await _ended_badly(app, task, request, error, "".join(traceback.format_exception(error)))

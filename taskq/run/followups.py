@@ -9,7 +9,7 @@ from taskq.canvas.shapes import ends_in_group, group
 from taskq.canvas.signature import Signature, as_signature, as_signatures
 from taskq.canvas.stamps import NAMES, Stamping, first
 from taskq.errors import Replaced, Retry
-from taskq.run.outcome import FollowUps
+from taskq.run.outcome import ErrbackCall, FollowUps, Problem
 from taskq.seams.app import App
 from taskq.wire.fields import own_options
 from taskq.wire.request import Request
@@ -22,7 +22,7 @@ _OF_RUN = ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "he
 def after_success(app: App, request: Request, value: Any) -> FollowUps:
     """Callbacks, then the next step of the chain (wire-format.md 5.4), each with the value as first argument.
 
-    What is sent is noted among the request's children.
+    What is sent is noted among its `children`.
     """
     follow = FollowUps()
     for signature in _callbacks(request):
@@ -46,35 +46,38 @@ def _callbacks(request: Request) -> list[Signature[Any]]:
 def sent(app: App, request: Request, signature: Signature[Any]) -> FollowUps:
     """Have a signature sent by this run."""
     messages, result, chords = app.prepare(signature, request.reply_to, request)
-    request.children.append(result.as_tuple())
-    return FollowUps(messages, dict(chords))
+    return FollowUps(messages, dict(chords), children=[result.as_tuple()])
 
 
 class Errbacks(NamedTuple):
-    """What is to be done after a failure: messages of the old style, signatures to call here of the new.
+    """What is to be done after a failure: messages of the old style, errbacks to call here of the new.
 
-    `problem` is why those of the old style could not be written.
+    `problems` tell why those of the old style could not be written.
     """
 
     follow: FollowUps
-    here: list[Signature[Any]]
-    problem: Exception | None = None
+    here: list[ErrbackCall]
+    problems: list[Problem]
 
 
-def after_failure(app: App, request: Request) -> Errbacks:
+def after_failure(app: App, request: Request, error: BaseException, text: str | None) -> Errbacks:
     """The errbacks (wire-format.md 5.5); those of the old style go as one group."""
-    here: list[Signature[Any]] = []
+    here: list[ErrbackCall] = []
     away: list[Signature[Any]] = []
     for link in request.errbacks or ():
         signature = as_signature(link)
-        (here if runs_here(app, signature) else away).append(signature)
+        if runs_here(app, signature):
+            here.append(ErrbackCall(signature, request, error, text))
+        else:
+            away.append(signature)
     if not away:
-        return Errbacks(FollowUps(), here)
+        return Errbacks(FollowUps(), here, [])
     try:
         prepared = app.prepare(group(*away).merged((request.id,), None, {}), request.reply_to, request)
-    except Exception as problem:  # noqa: BLE001 - whatever keeps them from being sent
-        return Errbacks(FollowUps(), here, problem)
-    return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here)
+    except Exception as refusal:  # noqa: BLE001 - whatever keeps them from being sent
+        problem = Problem(f"the errbacks of {request.task}[{request.id}] cannot be sent", refusal)
+        return Errbacks(FollowUps(), here, [problem])
+    return Errbacks(FollowUps(prepared.messages, dict(prepared.chords)), here, [])
 
 
 def runs_here(app: App, signature: Signature[Any]) -> bool:

@@ -1,9 +1,9 @@
 """Parts of chords that lie in the result store, signed: who can write there chooses no arguments of a chord's body."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from taskq import states
 from taskq.errors import DecodeError, UntrustedMessage
@@ -12,26 +12,27 @@ from taskq.wire.result import TaskResult
 from taskq.wire.serializers import Serializer
 from taskq.wire.signing import part_is_signed, sign_part
 
-#: `ResultStore.join`, tried until it works.
-Join: TypeAlias = Callable[[TaskResult, int | None], Awaitable[Sequence[TaskResult] | None]]
-
 _SEALED = frozenset(("task_id", "state", "data", "taskq-signature"))
 
 
-def sealed(join: Join, serializer: Serializer, secrets: Sequence[str]) -> Join:
-    """The same; parts are signed on their way in, and those come out as failures that nobody has signed."""
-    if not secrets:
-        return join
+class Seals:
+    """Signs parts on their way in; those that come out and that nobody has signed are failures. Without secrets nothing."""
 
-    async def signing(part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
-        group_id = str(part.group_id)
-        value = _seal(part, group_id, serializer, secrets)
-        joined = await join(replace(part, value=value), index)
-        if joined is None:
-            return None
-        return [_opened(one, group_id, serializer, secrets) for one in joined]
+    def __init__(self, serializer: Serializer, secrets: Sequence[str]) -> None:
+        self._serializer = serializer
+        self._secrets = secrets
 
-    return signing
+    def seal(self, part: TaskResult) -> TaskResult:
+        """A part as it lies in the store. Raises EncodeError."""
+        if not self._secrets:
+            return part
+        return replace(part, value=_seal(part, str(part.group_id), self._serializer, self._secrets))
+
+    def opened(self, parts: Sequence[TaskResult], group_id: str) -> Sequence[TaskResult]:
+        """Parts as they were before."""
+        if not self._secrets:
+            return parts
+        return [_opened(one, group_id, self._serializer, self._secrets) for one in parts]
 
 
 def _seal(part: TaskResult, group_id: str, serializer: Serializer, secrets: Sequence[str]) -> dict[str, str]:

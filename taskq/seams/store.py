@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from taskq.errors import StoreError
 from taskq.seams.broker import load_by_scheme
@@ -49,6 +49,16 @@ class StoreConfig:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 4.0
     ssl: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+class Claimed(Enum):
+    """What a store answers to a part whose first coming is completing the chord."""
+
+    BY_ITSELF = "by itself"
+
+
+#: What `join_many` tells of one part.
+Joined = Sequence[TaskResult] | Claimed | Exception | None
 
 
 class ResultStore(Protocol):
@@ -118,6 +128,13 @@ class ResultStore(Protocol):
         """
         ...
 
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        """`join` for many parts: for each what it returns, or the error it raises. It need not wait.
+
+        Where it would wait for the end of the chord it answers `Claimed.BY_ITSELF`: the caller asks again later.
+        """
+        return await join_each(self.join, parts)
+
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         """What follows these chords is safe: later parts are ignored, what was kept for them is removed."""
         ...
@@ -150,10 +167,16 @@ def require_chords(url: str) -> None:
         )
 
 
-class Claimed(Enum):
-    """What a store answers to a part whose first coming is completing the chord."""
-
-    BY_ITSELF = "by itself"
+async def join_each(
+    join: Callable[[TaskResult, int | None], Awaitable[Sequence[TaskResult] | None]],
+    parts: Sequence[tuple[TaskResult, int | None]],
+) -> Sequence[Joined]:
+    """`join_many` where there is nothing better than many calls of `join` at the same time."""
+    joined = await asyncio.gather(*(join(part, index) for part, index in parts), return_exceptions=True)
+    for one in joined:
+        if isinstance(one, BaseException) and not isinstance(one, Exception):
+            raise one
+    return cast("Sequence[Joined]", joined)
 
 
 async def join_when_free(join: Callable[[], Awaitable[T | Claimed]]) -> T:

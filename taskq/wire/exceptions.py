@@ -58,7 +58,7 @@ def encode_exception(exc: BaseException, serializer: Serializer | None = None) -
     module, name = _WRITTEN_AS.get(cls) or (cls.__module__, cls.__qualname__)
     return {
         "exc_type": name,
-        "exc_message": _writable(exc.args, serializer or get_serializer("json")),
+        "exc_message": _writable(_args_of(exc), serializer or get_serializer("json")),
         "exc_module": module,
     }
 
@@ -77,6 +77,13 @@ def decode_exception(data: Any) -> BaseException:
     cls = _known_class(module, name) if isinstance(module, str) else None
     rebuilt = None if cls is None else _rebuilt(cls, args)
     return _invented(str(module), name)(*args) if rebuilt is None else rebuilt
+
+
+def _args_of(exc: BaseException) -> tuple[Any, ...]:
+    """Its arguments; of a group, the exceptions in it as data."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.message, [encode_exception(inner) for inner in exc.exceptions]
+    return exc.args
 
 
 def _writable(args: tuple[Any, ...], serializer: Serializer) -> list[Any]:
@@ -118,6 +125,8 @@ def _known_class(module: str, name: str) -> type[Exception] | None:
 
 def _rebuilt(cls: type[Exception], args: tuple[Any, ...]) -> BaseException | None:
     """An instance with these args, without its __init__ if that wants others; None if it is of no use then."""
+    if issubclass(cls, ExceptionGroup) and len(args) == 2 and isinstance(args[1], list):
+        args = args[0], [decode_exception(inner) for inner in args[1] if isinstance(inner, Mapping)]
     for build in (cls, lambda *args: cls.__new__(cls, *args)):
         try:
             exc = build(*args)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from taskq.clock import now, set_source
+from taskq.errors import EncodeError
 from taskq.seams.store import CHORD_CLAIM, ResultStore, TaskResult
 from taskq.states import FAILURE, REVOKED, SUCCESS
 from tests.contract.conftest import STORES
@@ -189,6 +190,26 @@ async def test_an_ended_chord_ignores_what_comes_late(connect_store: ConnectStor
     await other.begin_chords({"g": 1, "never begun": 1})
     await other.grow_chord("g", "c")
     assert await returned(other, ("c", 0)) == [None]
+
+
+async def test_many_parts_of_several_chords_return_at_once(connect_store: ConnectStore) -> None:
+    store = await connect_store()
+    await store.begin_chords({"g": 2, "h": 1, "i": 2})
+    other, third = TaskResult("x", SUCCESS, 1, group_id="h"), TaskResult("y", SUCCESS, 2, group_id="i")
+    joined = await store.join_many([(part("a"), 0), (other, 0), (third, 0), (part("b"), 1)])
+    complete = [one for one in joined if isinstance(one, list)]
+    assert [[p.task_id for p in parts] for parts in complete] in ([["x"], ["a", "b"]], [["a", "b"], ["x"]])
+    assert [one for one in joined if not isinstance(one, list)] == [None, None]
+    assert await store.join_many([]) == []
+
+
+async def test_of_many_parts_one_that_cannot_be_written_fails_alone(connect_store: ConnectStore) -> None:
+    store = await connect_store()
+    await store.begin_chords({"g": 2, "h": 1})
+    bad = TaskResult("x", SUCCESS, object(), group_id="h")
+    first, failed, second = await store.join_many([(part("a"), 0), (bad, 0), (part("b"), 1)])
+    assert isinstance(failed, EncodeError)
+    assert sorted([first is None, second is None]) == [False, True]
 
 
 async def test_beginning_and_ending_nothing_is_fine(connect_store: ConnectStore) -> None:

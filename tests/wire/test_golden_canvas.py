@@ -14,8 +14,9 @@ from taskq import Signature, Task, TaskQ, chain, chord, group, signature
 from taskq.canvas.lowering import frozen, result_tuple
 from taskq.canvas.signature import as_signature
 from taskq.errors import Replaced
-from taskq.run.chords import ChordPart, completed
+from taskq.run.chords import completed
 from taskq.run.followups import after_failure, after_success, replaced
+from taskq.run.outcome import ChordPart
 from taskq.seams.store import StoreConfig, TaskResult, open_store
 from taskq.wire.envelope import loads
 from taskq.wire.message import Message
@@ -218,7 +219,7 @@ def called(made: Signature[Any], value: Any) -> list[Message]:
 
 
 def failed(made: Signature[Any]) -> list[Message]:
-    return after_failure(app, run_of(made)).follow.messages
+    return after_failure(app, run_of(made), ValueError("boom"), None).follow.messages
 
 
 ADD = add.s(1, 1)
@@ -273,7 +274,7 @@ def test_the_body_of_a_chord_is_sent_as_celery_sends_it() -> None:
     parts = [TaskResult("a", "SUCCESS", 2), TaskResult("b", "SUCCESS", 4)]
     run = run_of(chord([add.s(1, 1), add.s(2, 2)], sink(xsum.s())))
     assert run.chord is not None
-    done = completed(app, run, ChordPart(run.chord, 1, parts[1]), parts)
+    done = completed(app, ChordPart(run.chord, 1, parts[1], run), parts)
     assert compared(done.follow.messages) == compared(
         of_celery("body_message_sent_by_worker", "chords_redis")
     )

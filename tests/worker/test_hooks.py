@@ -83,8 +83,9 @@ async def test_hooks_are_told_of_every_end(app: TaskQ, kind: str) -> None:
     decorate = app.task(bind=True, base=Told, name="told")
     task = decorate(coroutine if kind == "coroutine" else thread)
     inside = kind == "thread"
-    async with running(app):
+    async with running(app, concurrency=1):
         await (await task.delay("work"))
+        await eventually(lambda: len(CALLS) == 3)  # hooks are called when the state is stored
         assert [
             ("before_start", ["work"], {}),
             ("on_success", "work"),
@@ -92,9 +93,11 @@ async def test_hooks_are_told_of_every_end(app: TaskQ, kind: str) -> None:
         ] == CALLS
         CALLS.clear()
         await (await task.delay("fail")).get(propagate=False)
+        await eventually(lambda: len(CALLS) == 3)
         assert CALLS[1:] == [("on_failure", "ValueError('no')", True), ("after_return", "FAILURE", inside)]
         CALLS.clear()
         await (await task.delay("retry"))
+        await eventually(lambda: len(CALLS) == 6)
         assert CALLS[1:3] == [("on_retry", "KeyError('k')"), ("after_return", "RETRY", inside)]
         assert CALLS[-2:] == [("on_success", "retry"), ("after_return", "SUCCESS", inside)]
 

@@ -53,7 +53,7 @@ def make_app(place: Place) -> TaskQ:
 
 async def next_good_job_runs(app: TaskQ, worker: Worker) -> None:
     assert await (await app.send_task("proj.good", (41,))).get(timeout=10) == 41
-    assert worker.running == set()
+    await eventually(lambda: not worker.running)  # callbacks of messages that were good run behind it
 
 
 def test_there_are_49_kinds() -> None:

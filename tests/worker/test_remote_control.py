@@ -268,10 +268,11 @@ async def test_terminate_ends_a_run(site: Site, task: str) -> None:
         }
         with pytest.raises(TaskRevokedError, match="terminated"):
             await handle.get(10)
+        await eventually(lambda: told)
         assert [(one["terminated"], one["signum"], one["expired"]) for one in told] == [(True, 15, False)]
     finally:
         signals.task_revoked.disconnect(hear)
-    assert not site.worker.running
+    await eventually(lambda: not site.worker.running)
 
 
 async def test_a_thread_that_does_not_end_is_left_behind(site: Site) -> None:

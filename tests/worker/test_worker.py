@@ -210,7 +210,9 @@ async def test_a_consumer_that_cannot_be_closed_is_left_to_its_leases(
     assert "their leases will run out" in caplog.text
 
 
-async def test_a_part_that_breaks_ends_the_worker_with_its_error(frail: TaskQ) -> None:
+async def test_a_part_that_breaks_ends_the_worker_loudly_with_its_error(
+    frail: TaskQ, caplog: pytest.LogCaptureFixture
+) -> None:
     @frail.task
     async def quick() -> str:
         return "done"
@@ -220,8 +222,10 @@ async def test_a_part_that_breaks_ends_the_worker_with_its_error(frail: TaskQ) -
     await eventually(lambda: worker._parts)
     fail(frail, "save", ZeroDivisionError("a bug in the store"), FOREVER)
     await quick.delay()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RuntimeError, match="taskq-completer") as caught:
         await asyncio.wait_for(run, 10)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert [record for record in caplog.records if record.levelname == "CRITICAL"]
     assert waiting(frail) == 1
 
 

@@ -1,278 +1,372 @@
-"""The effects: what runs came to is stored, published and settled, in this order, in batches.
+"""The completer: carries out what runs came to. It alone stores, sends and settles in the worker, but for parking.
 
-Batches form by themselves: while one flush is on its way, the next piles up. A crash between two of the steps
-repeats work and never loses it.
+An outcome is a list of what remains to be done. It goes from stage to stage: parts return to their chords, states are
+stored, observers and users' code are told, follow-ups are sent, the delivery is settled. Each stage works in
+batches. A crash between two of them repeats work and never loses it.
+
+Parts return before their results are stored: the one that completes a chord names the chord's body among its
+children, and a SUCCESS is stored once.
 """
 
 import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from typing import cast
 
-from taskq.canvas.signature import new_id
-from taskq.clock import now
-from taskq.errors import EncodeError, OperationalError, StoreError, Unroutable
-from taskq.run.outcome import FollowUps, Outcome, Settle, name_of
-from taskq.seams.broker import Broker, Consumer
-from taskq.seams.publisher import failures_of
+from taskq.app import TaskQ
+from taskq.errors import OperationalError
+from taskq.run.decide import decide, decide_inadmissible, decide_unhandled
+from taskq.run.ends import End, Failed, Inadmissible
+from taskq.run.hooks import Hooks
+from taskq.run.outcome import News, Outcome, Settle
 from taskq.seams.retry import retry_until_done
-from taskq.seams.store import ResultStore, TaskResult
-from taskq.states import READY
-from taskq.wire.message import DeadLetter, Delivery, Message
-from taskq.wire.protocol import task_id_of
-from taskq.worker.effects.effects import Effects
+from taskq.wire.message import Delivery
+from taskq.wire.result import TaskResult
+from taskq.worker.effects.entries import EarlyAck, Links, Record
+from taskq.worker.effects.sending import Sending
+from taskq.worker.effects.stage import Later, Stage
+from taskq.worker.effects.storing import Storing
 from taskq.worker.intake.custody import Custody
-from taskq.worker.run.states import failure_of, unhandled
+from taskq.worker.intake.leases import Leases
+from taskq.worker.run.job import Job, JobState
+from taskq.worker.run.observers import Observers
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class _Pending:
-    """One thing to do, in order: states to store, then perhaps the end of a delivery or an early ack."""
-
-    results: Sequence[TaskResult] = ()
-    outcome: Outcome | None = None
-    acknowledge: Delivery | None = None
-    done: "asyncio.Future[None] | None" = None
+#: So many batches that return parts, or that send, may be on their way at once: a slow one holds up nobody else.
+SIDE_BY_SIDE = 8
 
 
 class Completer:
     """Takes outcomes and states, and carries them out.
 
     Args:
-        broker, store: opened.
-        consumer: the one that made the deliveries.
+        app: whose settings and tasks decide what follows.
+        links: broker, store, and the consumer that made the deliveries.
         custody: told of every delivery that is about to be settled, and that is.
-        lost: asked before a batch, tells which of the deliveries are no longer ours: their outcomes are dropped.
-        unsent: what comes of a message that can never be published.
-        sending, sent: told of messages before they are published, and of those that were.
+        leases: outcomes of deliveries that are no longer ours are dropped.
+        observers, hooks: told what became of a run, when it is stored.
+        now: the wall clock.
     """
 
     def __init__(
         self,
-        broker: Broker,
-        store: ResultStore,
-        consumer: Consumer,
-        *,
+        app: TaskQ,
+        links: Links,
         custody: Custody,
-        lost: Callable[[Sequence[Delivery]], Awaitable[set[Delivery]]],
-        unsent: Callable[[Message, Exception], Awaitable[Outcome]],
-        sending: Callable[[Sequence[Message]], Awaitable[None]],
-        sent: Callable[[Sequence[Message]], Awaitable[None]],
+        leases: Leases,
+        *,
+        observers: Observers,
+        hooks: Hooks,
+        now: Callable[[], float],
     ) -> None:
-        self._broker = broker
-        self._store = store
-        self._consumer = consumer
+        self._app = app
+        self._consumer = links.consumer
         self._custody = custody
-        self._lost = lost
-        self._unsent = unsent
-        self._sending = sending
-        self._sent = sent
+        self._leases = leases
+        self._observers = observers
+        self._hooks = hooks
+        self._now = now
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._pile: list[_Pending] = []
-        self._wake = asyncio.Event()
+        self._storing = Storing(links.store, app, now)
+        self._sending = Sending(links, app, now)
+        self._broke: asyncio.Future[None] = self._loop.create_future()
+        ends = (self._put_away, self._part_ended)
+        self._joins: Stage[Outcome] = Stage(self._join, *ends, width=SIDE_BY_SIDE)
+        self._saves: Stage[Outcome | Record] = Stage(self._save, *ends)
+        self._sends: Stage[Outcome] = Stage(self._send, *ends, width=SIDE_BY_SIDE)
+        self._settles: Stage[Outcome | EarlyAck] = Stage(self._settle, *ends)
+        self._joins_later = Later(self._return_parts, *ends)
+        self._sends_later = Later(self._send_messages, *ends)
+        self._calls: set[asyncio.Task[None]] = set()
+        self._turns: dict[Outcome, asyncio.Future[Outcome]] = {}
+        self._poisoned: set[Delivery] = set()
+        self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def effects(self) -> Effects:
-        """What runs may ask for."""
-        return Effects(self.record, self.report, self.acknowledge, self.join, self.save)
-
     # --- what runs hand in ----------------------------------------------------------------------------------
 
+    def decided(self, job: Job, end: End) -> Outcome:
+        """What comes of a job that ended like this."""
+        if job.state is not JobState.ENDED:
+            job.enter(JobState.ENDED)
+        return self._hooked(decide(self._app, job, end, self._now()))
+
+    def _hooked(self, outcome: Outcome) -> Outcome:
+        """Hooks and receivers are told what observers are, where there are any."""
+        if outcome.news is not None and self._hooks.wants(outcome.news):
+            outcome.hooks = outcome.news
+        return outcome
+
+    def end(self, job: Job, end: End) -> None:
+        """Carry that out, for a job that does not run."""
+        self.put(self.decided(job, end))
+
+    def refuse(self, message: Inadmissible) -> None:
+        """Put a message away that can never be run."""
+        try:
+            outcome = decide_inadmissible(self._app, message, self._now())
+        except Exception as error:
+            logger.exception("could not follow up a message of queue %s", message.delivery.queue)
+            outcome = decide_unhandled(message.delivery, error, self._now())
+        self.put(self._hooked(outcome))
+
     def put(self, outcome: Outcome) -> None:
-        """Carry out an outcome, in turn."""
-        self._add(_Pending(outcome.results, outcome))
+        """Carry out an outcome."""
+        self._begin()
+        self._forward(outcome)
+
+    async def conclude(self, outcome: Outcome) -> None:
+        """The same; returns when the users' code that belongs to the end of a run was called, in this very task."""
+        turn = self._turns[outcome] = self._loop.create_future()
+        self.put(outcome)
+        with suppress(asyncio.CancelledError):  # then its calls are made beside, if it is not its turn yet
+            await turn
+        if not turn.cancelled():
+            await self._call(turn.result())
 
     def record(self, result: TaskResult) -> Awaitable[None]:
         """Store one state, in turn; the awaitable is done when it is stored."""
         done = self._loop.create_future()
-        self._add(_Pending([result], done=done))
+        self._add(Record([result], done))
         return done
 
     def report(self, result: TaskResult) -> Awaitable[None] | None:
         """The same from any thread; in one without our loop there is nothing to await."""
         if threading.get_ident() == self._thread:
             return self.record(result)
-        self._loop.call_soon_threadsafe(self._add, _Pending([result]))
+        self._loop.call_soon_threadsafe(self._add, Record([result]))
         return None
+
+    def _add(self, record: Record) -> None:
+        self._begin()
+        self._saves.put(record)
 
     def acknowledge(self, delivery: Delivery) -> Awaitable[None]:
         """Settle a delivery before its run (`acks_late=False`); done when the broker has it."""
         done = self._loop.create_future()
-        self._add(_Pending(acknowledge=delivery, done=done))
+        self._begin()
+        self._settles.put(EarlyAck(delivery, done))
         return done
 
-    async def save(self, result: TaskResult) -> None:
-        """Store one state now: for what is decided while outcomes are carried out."""
-        await self._save([result])
-
-    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
-        """Have a part return to its chord; see `ResultStore.join`."""
-        return await retry_until_done("join a chord", lambda: self._store.join(part, index), StoreError)
-
-    def _add(self, entry: _Pending) -> None:
-        self._pile.append(entry)
-        self._idle.clear()
-        self._wake.set()
-
-    # --- carrying out ---------------------------------------------------------------------------------------
+    # --- its life -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Carry out what comes in, until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._pile:
-                batch, self._pile = self._pile, []
-                await self._flush(batch)
-            self._idle.set()
+        """Until cancelled; raises what ended a stage."""
+        try:
+            await self._broke
+        finally:
+            for stage in (self._joins, self._saves, self._sends, self._settles):
+                stage.close()
+            self._joins_later.close()
+            self._sends_later.close()
+            for call in self._calls:
+                call.cancel()
 
     async def drain(self) -> None:
         """Wait until everything handed in so far is carried out."""
         await self._idle.wait()
 
-    async def _flush(self, batch: Sequence[_Pending]) -> None:
-        ended = [entry.outcome for entry in batch if entry.outcome is not None]
-        lost = await self._lost([outcome.delivery for outcome in ended])
+    def _begin(self) -> None:
+        if not self._open:
+            self._idle.clear()
+        self._open += 1
+
+    def _end(self, count: int = 1) -> None:
+        self._open -= count
+        if not self._open:
+            self._idle.set()
+
+    def _part_ended(self, error: BaseException) -> None:
+        if not self._broke.done() and not isinstance(error, asyncio.CancelledError):
+            self._broke.set_exception(error)
+
+    def _put_away(self, item: Outcome | Record | EarlyAck, error: Exception) -> None:
+        """One that has no effect alone either. If that happens to what is made of it, it is not its fault."""
+        logger.error("could not carry out what a run came to", exc_info=error)
+        if not isinstance(item, Outcome):
+            if item.done is not None and not item.done.done():
+                item.done.set_exception(error)
+            self._end()
+            return
+        if item.delivery in self._poisoned:
+            raise error
+        self._poisoned.add(item.delivery)
+        away = decide_unhandled(item.delivery, error, self._now())
+        if item.settle is Settle.DONE:
+            away.settle = Settle.DONE
+        self._replace(item, away)
+
+    # --- from stage to stage --------------------------------------------------------------------------------
+
+    def _forward(self, outcome: Outcome) -> None:
+        """To the stage of what is to be done next."""
+        if outcome.problems:
+            _log(outcome)
+        if outcome.parts:
+            self._joins.put(outcome)
+        elif outcome.results:
+            self._saves.put(outcome)
+        else:
+            self._go_on(outcome)
+
+    def _go_on(self, outcome: Outcome) -> None:
+        """Its states are stored: what else is there to be done?"""
+        news = outcome.news
+        if news is not None:
+            outcome.news = None
+            self._observers.tell(news.event, news.about)
+        if outcome.calls or (self._turns and outcome in self._turns):
+            self._call_users(outcome)
+        elif outcome.follow is None and not outcome.unsendable:
+            self._settles.put(outcome)
+        else:
+            self._sends.put(outcome)
+
+    def _replace(self, outcome: Outcome, by: Outcome) -> None:
+        """Go on with another outcome in its place."""
+        if (turn := self._turns.pop(outcome, None)) is not None:
+            self._turns[by] = turn
+        by.postrun = outcome.postrun
+        self._forward(by)
+
+    def _unwritten(self, outcome: Outcome, error: Exception) -> None:
+        """Its result can never be stored: then it is a failure, before anybody was told of a success."""
+        job: Job = cast("News", outcome.news).about[0]
+        failed = type(error)(f"the result of {job.request.task} cannot be stored: {error}")
+        self._replace(outcome, self.decided(job, Failed(failed)))
+
+    async def _ours(self, batch: "list[Outcome]") -> "list[Outcome]":
+        """Without the outcomes of deliveries whose lease was lost: others have them."""
+        if not self._leases.doubtful:
+            return batch
+        lost = await self._leases.lost([outcome.delivery for outcome in batch])
         if lost:
-            batch = [entry for entry in batch if entry.outcome is None or entry.outcome.delivery not in lost]
             # They are their new holders': this only tells the consumer that it has room for others.
             await retry_until_done(
                 "let go of deliveries", lambda: self._consumer.settle(requeue=list(lost)), OperationalError
             )
-        await self._carry_out(batch)
-        self._custody.release([outcome.delivery for outcome in ended])
-        for entry in batch:
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_result(None)
+        for outcome in batch:
+            if outcome.delivery in lost:
+                self._custody.release([outcome.delivery])
+                if (turn := self._turns.pop(outcome, None)) is not None:
+                    turn.cancel()
+                self._end()
+        return [outcome for outcome in batch if outcome.delivery not in lost]
 
-    async def _carry_out(self, batch: Sequence[_Pending]) -> None:
-        """In order; where that cannot be, each alone, so that one poisoned outcome is put away and ends nobody else."""
-        try:
-            await self._take_effect(batch)
-        except Exception as error:  # noqa: BLE001 - logged and dealt with where it is one entry's
-            if len(batch) > 1:
-                for entry in batch:
-                    await self._carry_out([entry])
-                return
-            await self._put_away(batch[0], error)
+    # --- the stages -----------------------------------------------------------------------------------------
 
-    async def _put_away(self, entry: _Pending, error: Exception) -> None:
-        """An entry that has no effect alone either. If the same happens to this, it is not the entry's fault."""
-        logger.error("could not carry out what a run came to", exc_info=error)
-        if entry.outcome is not None:
-            away = unhandled(entry.outcome.delivery, error)
-            await self._take_effect([_Pending(away.results, away)])
-        elif entry.done is not None and not entry.done.done():
-            entry.done.set_exception(error)
+    async def _join(self, batch: list[Outcome]) -> None:
+        self._joins_later.add(await self._return_parts(await self._ours(batch)))
 
-    async def _take_effect(self, batch: Sequence[_Pending]) -> None:
-        outcomes = [entry.outcome for entry in batch if entry.outcome is not None]
-        await self._save([result for entry in batch for result in entry.results])
-        await self._send([_named(outcome) for outcome in outcomes if outcome.follow is not None])
-        for outcome in outcomes:
-            outcome.follow = None  # sent, whatever comes
-        early = [entry.acknowledge for entry in batch if entry.acknowledge is not None]
-        await self._settle(early, outcomes)
+    async def _return_parts(self, batch: list[Outcome]) -> list[Outcome]:
+        stuck, unwritten = await self._storing.join(batch)
+        for outcome in batch:
+            if outcome in unwritten:
+                self._unwritten(outcome, unwritten[outcome])
+            elif outcome not in stuck:
+                self._forward(outcome)
+        return stuck
 
-    async def _save(self, results: Sequence[TaskResult]) -> None:
-        if not results:
+    async def _save(self, batch: list[Outcome | Record]) -> None:
+        if self._leases.doubtful:
+            records = [item for item in batch if type(item) is Record]
+            batch = [*records, *await self._ours([item for item in batch if type(item) is Outcome])]
+        unwritten = await self._storing.keep(batch)
+        for item in batch:
+            item.results = ()
+            if type(item) is Record:
+                _resolve(item.done)
+                self._end()
+            elif unwritten and item in unwritten:
+                self._unwritten(item, unwritten[item])
+            else:
+                self._go_on(item)
+
+    def _call_users(self, outcome: Outcome) -> None:
+        """Users' code is called in the task of its run, where that waits for its turn, else in one beside."""
+        turn = self._turns.pop(outcome, None)
+        if turn is not None and not turn.done():
+            turn.set_result(outcome)
             return
-        try:
-            await retry_until_done("store results", lambda: self._store.save(results), StoreError)
-        except EncodeError:
-            for result in results:
-                await self._save_alone(result)
+        call = self._loop.create_task(self._call(outcome))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
-    async def _save_alone(self, result: TaskResult) -> None:
-        """After a batch that the serializer refused: only the result at fault becomes a FAILURE."""
-        try:
-            await retry_until_done("store a result", lambda: self._store.save([result]), StoreError)
-        except EncodeError as error:
-            logger.error("the state %s of %s cannot be stored: %s", result.state, result.task_id, error)  # noqa: TRY400 - a traceback says no more
-            if result.state in READY:  # else its task goes on
-                failure = failure_of(result.task_id, error, like=result)
-                await retry_until_done("store a result", lambda: self._store.save([failure]), StoreError)
+    async def _call(self, outcome: Outcome) -> None:
+        for errback in outcome.errbacks:
+            await self._hooks.errback(self._app.require_task(errback.errback.task), errback)
+        if outcome.hooks is not None:
+            await self._hooks.tell(outcome.hooks, self._app)
+        if outcome.postrun is not None:
+            await self._hooks.postrun(outcome.postrun)
+        outcome.errbacks, outcome.hooks, outcome.postrun = (), None, None
+        if outcome.follow is not None or outcome.unsendable:
+            self._sends.put(outcome)
+        else:
+            self._settles.put(outcome)
 
-    async def _send(self, follows: Sequence[FollowUps]) -> None:
-        """A chord is begun before its members are sent, and has ended when its body is safe."""
-        begun = {chord: size for follow in follows for chord, size in follow.begun.items()}
-        if begun:
-            await retry_until_done("begin chords", lambda: self._store.begin_chords(begun), StoreError)
-        await self._publish([message for follow in follows for message in follow.messages])
-        ended = [chord for follow in follows for chord in follow.ended]
-        if ended:
-            await retry_until_done("end chords", lambda: self._store.end_chords(ended), StoreError)
+    async def _send(self, batch: list[Outcome]) -> None:
+        self._sends_later.add(await self._send_messages(await self._ours(batch)))
 
-    async def _publish(self, messages: list[Message]) -> None:
-        if messages:
-            await self._sending(messages)
-            await retry_until_done("publish", lambda: self._attempt(messages), OperationalError)
+    async def _send_messages(self, batch: list[Outcome]) -> list[Outcome]:
+        stuck = await self._sending.attempt(batch)
+        for outcome in batch:
+            if outcome not in stuck:
+                self._forward(outcome)
+        return stuck
 
-    async def _attempt(self, messages: list[Message]) -> None:
-        """Publish follow-ups. What was accepted is never sent twice; what never can be is put away."""
-        failures = await failures_of(self._broker, messages)
-        accepted = [message for i, message in enumerate(messages) if i not in failures]
-        failed = [(messages[i], error) for i, error in failures.items()]
-        messages[:] = [message for message, _ in failed]
-        if accepted:
-            await self._sent(accepted)
-        hopeless = [
-            (message, error) for message, error in failed if isinstance(error, Unroutable | EncodeError)
-        ]
-        if hopeless:
-            await self._give_up(hopeless)
-        again = [
-            (message, error) for message, error in failed if not isinstance(error, Unroutable | EncodeError)
-        ]
-        messages[:] = [message for message, _ in again]
-        for _, error in again:
-            raise error
-
-    async def _give_up(self, messages: Sequence[tuple[Message, Exception]]) -> None:
-        """Those without a queue become dead letters; all that waits for them learns of it."""
-        letters = []
-        for message, error in messages:
-            logger.error("dead       %s  cannot be sent: %s", task_id_of(message), error)
-            if not isinstance(error, EncodeError):
-                letters.append(DeadLetter(new_id(), message.routing_key, str(error), now(), message))
-        if letters:
-            await retry_until_done("bury messages", lambda: self._broker.bury(letters), OperationalError)
-        for message, error in messages:
-            outcome = await self._unsent(message, error)
-            await self._save(outcome.results)
-            if outcome.follow is not None:
-                await self._send([outcome.follow])
-
-    async def _settle(self, early: list[Delivery], outcomes: Sequence[Outcome]) -> None:
-        ack = early + [outcome.delivery for outcome in outcomes if outcome.settle is Settle.ACK]
-        requeue = [outcome.delivery for outcome in outcomes if outcome.settle is Settle.REQUEUE]
-        reject = [(o.delivery, _written(o.reason)) for o in outcomes if o.settle is Settle.REJECT]
+    async def _settle(self, batch: list[Outcome | EarlyAck]) -> None:
+        ack, requeue, reject = _by_end(batch)
+        over = [item.delivery for item in batch if type(item) is Outcome]
         if ack or requeue or reject:
-            self._custody.leave([outcome.delivery for outcome in outcomes])
+            self._custody.leave(over)
             await retry_until_done(
                 "settle",
                 lambda: self._consumer.settle(ack=ack, requeue=requeue, reject=reject),
                 OperationalError,
             )
+        self._custody.release(over)
+        if self._poisoned:
+            self._poisoned.difference_update(over)
+        for item in batch:
+            if type(item) is EarlyAck:
+                _resolve(item.done)
+        self._end(len(batch))
+
+
+def _by_end(
+    batch: Sequence[Outcome | EarlyAck],
+) -> tuple[list[Delivery], list[Delivery], list[tuple[Delivery, str]]]:
+    """Deliveries to acknowledge, to give back, and to put away with a reason."""
+    ack: list[Delivery] = []
+    requeue: list[Delivery] = []
+    reject: list[tuple[Delivery, str]] = []
+    for item in batch:
+        if type(item) is EarlyAck or item.settle is Settle.ACK:
+            ack.append(item.delivery)
+        elif item.settle is Settle.REQUEUE:
+            requeue.append(item.delivery)
+        elif item.settle is Settle.REJECT:
+            reject.append((item.delivery, _written(item.reason)))
+    return ack, requeue, reject
+
+
+def _log(outcome: Outcome) -> None:
+    for text, error in outcome.problems:
+        logger.error(text, exc_info=error)
+    outcome.problems = ()
+
+
+def _resolve(done: "asyncio.Future[None] | None") -> None:
+    if done is not None and not done.done():
+        done.set_result(None)
 
 
 def _written(reason: str) -> str:
     """One line that can be written anywhere: half a surrogate pair in it, as in names of files, cannot."""
     return " ".join(reason.encode("utf-8", "backslashreplace").decode().splitlines())
-
-
-def _named(outcome: Outcome) -> FollowUps:
-    """What follows a run, named after its message: done again after a crash, it is published only once."""
-    follow = outcome.follow or FollowUps()
-    if outcome.delivery.serial:
-        name = name_of(outcome.delivery)
-        names = [f"{name}:{index}" for index in range(len(follow.messages))]
-        for name, message in zip(names, follow.messages, strict=True):
-            message.once = message.once or name
-        outcome.delivery.once = names
-    return follow

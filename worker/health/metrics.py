@@ -2,12 +2,14 @@
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskq.wire.message import Delivery
+from taskq.errors import WorkerLostError
+from taskq.run.ends import Inadmissible, Revoked
 from taskq.worker.run.job import Job
-from taskq.worker.run.runlog import RunLog
+from taskq.worker.run.observers import Observer
 
 #: Upper bounds of the classes of durations, in seconds.
 BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0)
@@ -36,34 +38,41 @@ class Metrics:
     dead: "defaultdict[str, int]" = field(default_factory=lambda: defaultdict(int))
 
 
-class CountingLog(RunLog):
-    """The log of runs, which sees every event of a task, counting them."""
+class CountingObserver(Observer):
+    """Counts every event of a task, with how long it waited and ran. `clock` is the worker's."""
 
-    def __init__(self, metrics: Metrics, *, clock: Any) -> None:
-        super().__init__(clock=clock)
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
+        self._clock = clock
 
     def received(self, job: Job) -> None:
         job.received = self._clock()
-        self._count("received", job)
-        super().received(job)
+        self._metrics.events[job.task.name, "received"] += 1
 
-    def succeeded(self, job: Job, value: Any) -> None:
+    def succeeded(self, job: Job, *_: Any) -> None:
         self._count("succeeded", job)
-        super().succeeded(job, value)
 
-    def dead(self, delivery: Delivery, task_id: str | None, reason: str) -> None:
-        self._metrics.dead[delivery.queue] += 1
-        super().dead(delivery, task_id, reason)
+    def failed(self, job: Job, *_: Any) -> None:
+        self._count("failed", job)
 
-    def _line(self, level: int, event: str, job: Job, detail: str, exc_info: Any = None, **more: Any) -> None:
-        if event not in {"received", "succeeded"}:  # those are counted also where nobody logs them
-            self._count(event, job)
-        super()._line(level, event, job, detail, exc_info, **more)
+    def retried(self, job: Job, *_: Any) -> None:
+        self._count("retry", job)
+
+    def revoked(self, job: Job, end: Revoked) -> None:
+        self._count(end.why, job)
+
+    def rejected(self, job: Job, *_: Any) -> None:
+        self._count("rejected", job)
+
+    def returned(self, job: Job, lost: WorkerLostError | None) -> None:
+        self._count("returned" if lost is None else "lost", job)
+
+    def dead(self, message: Inadmissible, *_: Any) -> None:
+        self._metrics.dead[message.delivery.queue] += 1
 
     def _count(self, event: str, job: Job) -> None:
         metrics, name = self._metrics, job.task.name
         metrics.events[name, event] += 1
-        if event != "received" and job.started:
-            metrics.runtimes[name].add(self._clock() - job.started)
+        if job.started:
+            metrics.runtimes[name].add(job.runtime)
             metrics.waits[name].add(max(0.0, job.started - job.received))

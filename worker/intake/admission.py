@@ -1,10 +1,10 @@
 """What is to become of a delivery: judged at once, without I/O, for every input there is."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from taskq.app import TaskQ
-from taskq.errors import DecodeError, NotRegistered, TaskqError, UntrustedMessage, WorkerLostError
+from taskq.errors import DecodeError, NotRegistered, UntrustedMessage, WorkerLostError
+from taskq.run.ends import Inadmissible
 from taskq.seams.exchanges import reaches
 from taskq.wire.message import Delivery, Message
 from taskq.wire.protocol import decode
@@ -13,20 +13,6 @@ from taskq.wire.request import Request
 from taskq.wire.signing import sent_to, verify
 from taskq.worker.run.job import Job
 from taskq.worker.run.places import place_of
-
-
-@dataclass(slots=True)
-class Inadmissible:
-    """A message that can never be run: `error` is for the caller, `reason` goes with the dead letter."""
-
-    delivery: Delivery
-    error: TaskqError
-    reason: str
-    request: Request | None = None
-
-    def __post_init__(self) -> None:
-        # Text from a broken message may hold half a surrogate pair, which no log or store can write.
-        self.reason = self.reason.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Admission:

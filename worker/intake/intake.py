@@ -1,28 +1,25 @@
 """Receiving: as much as there is room for, judged, and passed on to run now, later, or never."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from taskq import signals
 from taskq.errors import OperationalError
-from taskq.run.outcome import Outcome, Settle
-from taskq.seams.broker import Broker, Consumer
+from taskq.run.ends import REVOKED, GivenBack, Revoked
 from taskq.seams.retry import retry_until_done
 from taskq.wire.message import Delivery
+from taskq.worker.effects.completer import Completer
+from taskq.worker.effects.entries import Links
 from taskq.worker.intake.admission import Admission
 from taskq.worker.intake.custody import Custody
 from taskq.worker.intake.leases import Leases
 from taskq.worker.intake.revocations import Revocations, keys_of
 from taskq.worker.intake.throttle import Throttle
 from taskq.worker.intake.timers import Timers
-from taskq.worker.run.job import Job
-from taskq.worker.run.runlog import RunLog
-from taskq.worker.run.states import unhandled
-from taskq.worker.run.verdict import REVOKED, Verdict
-
-logger = logging.getLogger("taskq.worker")
+from taskq.worker.run.job import Job, JobState
+from taskq.worker.run.observers import Observers
 
 #: Larger bodies, in bytes, wait in the broker: read, they take many times as much memory here.
 MOST_WAITING = 2_000_000
@@ -31,59 +28,88 @@ MOST_WAITING = 2_000_000
 _MAX_SLEEP = 10.0
 
 
-class Intake:
-    """Takes deliveries from the consumer.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much is taken.
 
-    Args:
-        put: where outcomes go.
+    Attributes:
         capacity: how many deliveries may be held that are not waiting for an eta.
         max_bytes: no more are taken once the bodies of all that is held come to so much.
         horizon: an eta further away than this, in seconds, waits in the broker.
         later: how many may wait for their eta here.
     """
 
-    def __init__(  # noqa: PLR0913 - the place where all parts meet
+    capacity: int
+    max_bytes: int
+    horizon: float
+    later: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What this worker holds, the leases of that, and what it knows to be revoked."""
+
+    custody: Custody
+    leases: Leases
+    revocations: Revocations
+
+
+class Intake:
+    """Takes deliveries from the consumer.
+
+    Args:
+        links: where they come from.
+        completer: where what is not run goes.
+        throttle: where jobs go that are due.
+        room: how much is taken.
+    """
+
+    def __init__(
         self,
-        broker: Broker,
-        consumer: Consumer,
+        links: Links,
         admission: Admission,
-        verdict: Verdict,
+        completer: Completer,
         throttle: Throttle,
-        custody: Custody,
+        holdings: Holdings,
         *,
-        leases: Leases,
-        revocations: Revocations,
-        put: Callable[[Outcome], None],
-        capacity: int,
-        max_bytes: int,
-        horizon: float,
-        later: int,
+        observers: Observers,
+        room: Room,
         now: Callable[[], float],
-        log: RunLog,
     ) -> None:
-        self._broker = broker
-        self._consumer = consumer
+        self._broker = links.broker
+        self._consumer = links.consumer
         self._admission = admission
-        self._verdict = verdict
+        self._completer = completer
         self._throttle = throttle
-        self._revocations = revocations
-        self._custody = custody
-        self._leases = leases
-        self._put = put
-        self.capacity = capacity
-        self.max_bytes = max_bytes
-        self._horizon = horizon
-        self._later_limit = later
+        self._revocations = holdings.revocations
+        self._custody = holdings.custody
+        self._leases = holdings.leases
+        self._observers = observers
+        self.capacity = room.capacity
+        self.max_bytes = room.max_bytes
+        self._horizon = room.horizon
+        self._later_limit = room.later
         self._now = now
-        self._log = log
         self._later: Timers[Job] = Timers()
         self._alarm: asyncio.TimerHandle | None = None
         self._starting: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         #: When something was received for the last time (`time.monotonic`).
         self.received = time.monotonic()
 
     async def run(self) -> None:
-        """Receive until the consumer is closed. Back-pressure is arithmetic: ask for what there is room for."""
+        """Receive until the consumer is closed; raises what kept due jobs from being started."""
+        self._running = asyncio.current_task()
+        try:
+            await self._receive()
+        except asyncio.CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+
+    async def _receive(self) -> None:
+        """Back-pressure is arithmetic: ask for what there is room for."""
         while True:
             room = self.room
             if room <= 0:
@@ -117,10 +143,10 @@ class Intake:
                 jobs.append(judged)
             else:
                 self._custody.take(delivery, None)
-                self._put(await self._decided(delivery, self._verdict.refused(judged)))
+                self._completer.refuse(judged)
         parked = []
         for job in await self._without_revoked(jobs):
-            self._log.received(job)
+            self._observers.tell("received", (job,))
             if signals.task_received.receivers:
                 await signals.task_received.send(job.task, request=job.request)
             until = self._place(job)
@@ -141,6 +167,7 @@ class Intake:
         if job.due:
             if not has_room or job.due - self._now() > self._horizon:
                 return job.due
+            job.enter(JobState.WAITING)
             self._later.push(job.due, job)
         elif has_room or not self._throttle.limits(job):
             self._throttle.add(job)
@@ -173,7 +200,7 @@ class Intake:
         kept = [job for job in jobs if not self._is_revoked(job, revoked)]
         for job in jobs if len(kept) < len(jobs) else ():
             if job not in kept:
-                self._put(await self._decided(job.delivery, self._verdict.revoked(job, REVOKED)))
+                self._completer.end(job, Revoked(REVOKED))
         return kept
 
     async def _revoked(self, jobs: Sequence[Job]) -> Collection[str]:
@@ -182,14 +209,6 @@ class Intake:
         return await retry_until_done(
             "ask for revoked tasks", lambda: self._broker.revoked(keys), OperationalError
         )
-
-    async def _decided(self, delivery: Delivery, deciding: Awaitable[Outcome]) -> Outcome:
-        """What becomes of a message that is not run. Where that cannot be told in full, it is put away at least."""
-        try:
-            return await deciding
-        except Exception as error:
-            logger.exception("could not follow up a message of queue %s", delivery.queue)
-            return unhandled(delivery, error)
 
     def _is_revoked(self, job: Job, revoked: Collection[str]) -> bool:
         """By the broker's word, or by a command that came while it was asked."""
@@ -232,12 +251,19 @@ class Intake:
         if due:
             task = asyncio.get_running_loop().create_task(self._start_due(due))
             self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            task.add_done_callback(self._started)
 
     async def _start_due(self, jobs: Sequence[Job]) -> None:
         """They may have been revoked while they waited."""
         for job in await self._without_revoked(jobs):
             self._throttle.add(job)
+
+    def _started(self, task: "asyncio.Task[None]") -> None:
+        self._starting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error  # its jobs would be held for ever
+            if self._running is not None:
+                self._running.cancel()
 
     def close(self) -> None:
         """Give back what waits for its eta; what is just due goes back when the consumer is closed."""
@@ -246,4 +272,4 @@ class Intake:
         for task in self._starting:
             task.cancel()
         for job in (*self._later.clear(), *self._throttle.close()):
-            self._put(Outcome(job.delivery, settle=Settle.REQUEUE))
+            self._completer.end(job, GivenBack(began=False))

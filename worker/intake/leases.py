@@ -54,6 +54,11 @@ class Leases:
         self._renewed, self._wall = max(self._renewed, asked), max(self._wall, wall)
 
     @property
+    def doubtful(self) -> bool:
+        """Whether some may be lost: else `lost` need not be asked."""
+        return bool(self._gone) or self.stale
+
+    @property
     def age(self) -> float:
         """Seconds since the last renewal."""
         return self.clock() - self._renewed

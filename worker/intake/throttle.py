@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from taskq.config.coerce import parse_rate
-from taskq.worker.run.job import Job
+from taskq.worker.run.job import Job, JobState
 
 
 class Bucket:
@@ -53,6 +53,8 @@ class Throttle:
         if not bucket.waiting and bucket.take(self._loop.time()):
             self._start(job)
         else:
+            if job.state < JobState.WAITING:  # else it waited for its eta before
+                job.enter(JobState.WAITING)
             bucket.waiting.append(job)
             self._set_alarm()
 

@@ -21,6 +21,7 @@ from typing import Any
 from taskq.errors import ConfigError, SoftTimeLimitExceeded, WorkerLostError
 from taskq.task import Task
 from taskq.wire.request import Request
+from taskq.worker.pools.carried import carried
 from taskq.worker.pools.child_protocol import (
     LENGTH,
     Ended,
@@ -300,21 +301,12 @@ class ChildProcess:
             return
         try:
             if ended.failed:
-                run.done.set_exception(_settable(unpack_error(ended.payload)))
+                run.done.set_exception(carried(unpack_error(ended.payload)))
             else:
                 run.done.set_result(pickle.loads(ended.payload))  # noqa: S301 - from our own child
         except Exception as error:  # noqa: BLE001 - a user's class that does not come out of its pickle
-            run.done.set_exception(_settable(error))
+            run.done.set_exception(carried(error))
         self._pool.free(self)
-
-
-def _settable(error: BaseException) -> Exception:
-    """An exception that a future takes: SystemExit and its like end the function, not the worker."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    wrapped = RuntimeError(f"the task raised {error!r}")
-    wrapped.__cause__ = error.__cause__
-    return wrapped
 
 
 def _boot(descriptor: int, lifeline: int) -> str:

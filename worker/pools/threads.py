@@ -18,6 +18,7 @@ from typing import Any
 
 from taskq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from taskq.sync import worker_loop
+from taskq.worker.pools.carried import carried
 
 logger = logging.getLogger("taskq.worker")
 
@@ -182,16 +183,7 @@ class ThreadPool:
             if error is None:
                 run.done.set_result(value)
             else:
-                run.done.set_exception(_settable(error))
-
-
-def _settable(error: BaseException) -> Exception:
-    """An exception that a future takes: SystemExit and its like end the function, not the worker."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    wrapped = RuntimeError(f"the task raised {error!r}")
-    wrapped.__cause__ = error
-    return wrapped
+                run.done.set_exception(carried(error))
 
 
 def _raise_in(thread: int, error: type[BaseException]) -> None:

@@ -85,10 +85,11 @@ class Autoscaler:
         """None: it is off."""
         return None if self._scale is None else self._scale.bounds
 
-    def start(self) -> None:
-        """Begin to look, where there are bounds."""
+    def start(self) -> "asyncio.Task[None] | None":
+        """Begin to look, where there are bounds; what does it."""
         if self._scale is not None:
             self._task = asyncio.create_task(self._run(self._scale), name="taskq-autoscaler")
+        return self._task
 
     def stop(self) -> None:
         """Look no longer."""

@@ -8,12 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from taskq.errors import OperationalError, Retry
+from taskq.errors import OperationalError, Reject, Retry
 from taskq.remote.events import Event, EventWriter
+from taskq.run.ends import EXPIRED, TERMINATED, Revoked
 from taskq.seams.bus import Bus
 from taskq.version import VERSION
 from taskq.wire.repr import saferepr
 from taskq.worker.run.job import Job
+from taskq.worker.run.observers import Observer
 
 logger = logging.getLogger("taskq.worker")
 
@@ -90,8 +92,8 @@ class EventSender:
             logger.warning("the last events are lost: the broker is slow")
 
 
-class TaskEvents:
-    """The events of tasks, from what the log is told (`RunLog`)."""
+class TaskEvents(Observer):
+    """The events of tasks, for monitors."""
 
     def __init__(self, sender: EventSender) -> None:
         self._put = sender.put
@@ -116,21 +118,21 @@ class TaskEvents:
     def started(self, job: Job) -> None:
         self._put("task-started", {"uuid": job.request.id})
 
-    def succeeded(self, job: Job, value: Any, runtime: float) -> None:
-        fields = {"uuid": job.request.id, "result": saferepr(value, _RESULT), "runtime": runtime}
+    def succeeded(self, job: Job, value: Any) -> None:
+        fields = {"uuid": job.request.id, "result": saferepr(value, _RESULT), "runtime": job.runtime}
         self._put("task-succeeded", fields)
 
     def failed(self, job: Job, error: BaseException) -> None:
         self._put("task-failed", {"uuid": job.request.id, **_described(error, error)})
 
-    def retried(self, job: Job, retry: Retry) -> None:
+    def retried(self, job: Job, retry: Retry, *_: Any) -> None:
         self._put("task-retried", {"uuid": job.request.id, **_described(retry.exc or retry, retry)})
 
-    def rejected(self, job: Job, *, requeue: bool) -> None:
-        self._put("task-rejected", {"uuid": job.request.id, "requeue": requeue})
+    def rejected(self, job: Job, reject: Reject) -> None:
+        self._put("task-rejected", {"uuid": job.request.id, "requeue": reject.requeue})
 
-    def revoked(self, job: Job, *, expired: bool) -> None:
-        fields = {"terminated": job.terminated is not None, "signum": job.terminated, "expired": expired}
+    def revoked(self, job: Job, end: Revoked) -> None:
+        fields = {"terminated": end.why == TERMINATED, "signum": end.signum, "expired": end.why == EXPIRED}
         self._put("task-revoked", {"uuid": job.request.id, **fields})
 
 

@@ -20,7 +20,7 @@ from taskq.wire.repr import saferepr
 from taskq.wire.serializers import json_dumps
 from taskq.worker.intake.revocations import keys_of
 from taskq.worker.remote.panel import Panel, command
-from taskq.worker.run.job import Job
+from taskq.worker.run.job import Job, JobState
 
 Data = dict[str, Any]
 
@@ -82,7 +82,7 @@ def _state_of(panel: Panel, job: Job, later: Iterable[Job]) -> str:
         return "active"
     if job in later:
         return "scheduled"
-    return "ready" if job.over else "reserved"
+    return "ready" if job.state is JobState.ENDED else "reserved"
 
 
 @command("inspect", "dump_revoked")
@@ -161,11 +161,10 @@ def conf(panel: Panel, with_defaults: bool | None = False, **_: Any) -> Data:  #
 @command("inspect")
 def stats(panel: Panel, **_: Any) -> Data:
     """Counters and facts."""
-    worker = panel.worker
     pool = {
         "implementation": "taskq.worker.run.runner:Runner",
         "max-concurrency": panel.runner.concurrency,
-        "threads": worker.threads,
+        "threads": panel.node.threads,
         "processes": [os.getpid()],
         "max-tasks-per-child": "N/A",
         "put-guarded-by-semaphore": False,
@@ -245,7 +244,9 @@ def waiting(panel: Panel) -> list[Job]:
     later = {job for _, job in panel.intake.scheduled()}
     running = panel.runner.running
     return [
-        job for job in panel.revoker.everything() if job not in running and job not in later and not job.over
+        job
+        for job in panel.revoker.everything()
+        if job not in running and job not in later and job.state is not JobState.ENDED
     ]
 
 

@@ -1,18 +1,17 @@
 """Revoking what this worker holds: what waits is taken out at once, what runs is ended if that is asked for."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from taskq.clock import now
 from taskq.errors import OperationalError
-from taskq.run.outcome import Outcome
+from taskq.run.ends import REVOKED, Revoked
 from taskq.seams.broker import REVOKED_FOR, Broker
-from taskq.worker.intake.custody import Custody
-from taskq.worker.intake.intake import Intake
-from taskq.worker.intake.revocations import Revocations, keys_of
+from taskq.worker.effects.completer import Completer
+from taskq.worker.intake.intake import Holdings, Intake
+from taskq.worker.intake.revocations import keys_of
 from taskq.worker.run.job import Job
 from taskq.worker.run.runner import Runner
-from taskq.worker.run.verdict import REVOKED, Verdict
 
 logger = logging.getLogger("taskq.worker")
 
@@ -23,28 +22,24 @@ class Revoker:
     def __init__(
         self,
         broker: Broker,
-        custody: Custody,
+        holdings: Holdings,
         intake: Intake,
         runner: Runner,
-        verdict: Verdict,
-        *,
-        known: Revocations,
-        put: Callable[[Outcome], None],
+        completer: Completer,
     ) -> None:
         self._broker = broker
-        self._custody = custody
+        self._custody = holdings.custody
         self._intake = intake
         self._runner = runner
-        self._verdict = verdict
-        self._put = put
-        self.known = known
+        self._completer = completer
+        self.known = holdings.revocations
 
     async def revoke(self, keys: Sequence[str]) -> None:
         """What waits here and has one of these keys ends as REVOKED now; later ones, in any worker, when they come."""
         self.known.add(keys)
         jobs = self.held(keys)
         for job in self._intake.withdraw(jobs) | self._runner.withdraw(jobs):
-            self._put(await self._verdict.revoked(job, REVOKED))
+            self._completer.end(job, Revoked(REVOKED))
         try:
             known = frozenset(await self._broker.revoked(keys))
             if missing := [key for key in keys if key not in known]:  # else the caller told the broker

@@ -217,7 +217,7 @@ def pool_restart(_panel: Panel, **_: Any) -> Reply:
 def shutdown(panel: Panel, msg: str = "told to stop by remote control", **_: Any) -> None:
     """Stop, warmly."""
     logger.warning("%.200s", msg)
-    panel.worker.stop()
+    panel.node.stop()
     raise NoReply
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from taskq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+from taskq.worker.pools.carried import Carried
 
 
 class _SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
@@ -54,7 +55,7 @@ class CoroutineRun:
         try:
             return await self._steps()
         except (SystemExit, KeyboardInterrupt) as error:  # out of a task of its own they would end the loop
-            raise RuntimeError(f"the task raised {error!r}") from error
+            raise Carried(error) from error
         except (_SoftLimit, _HardLimit, BaseExceptionGroup) as error:
             outside = _outside(error)
             if outside is None:

@@ -4,19 +4,19 @@ import asyncio
 import contextvars
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from taskq import states
-from taskq.errors import OperationalError, TaskRevokedError
+from taskq import signals
+from taskq.errors import OperationalError, Reject, TaskRevokedError
+from taskq.run.ends import EXPIRED, TERMINATED, Broken, End, GivenBack, Lost, Raised, Revoked
 from taskq.run.outcome import Outcome, Settle
 from taskq.seams.broker import Consumer
 from taskq.seams.retry import retry_until_done
-from taskq.wire.exceptions import encode_exception
+from taskq.worker.effects.completer import Completer
 from taskq.worker.intake.leases import Leases
 from taskq.worker.run.executor import Executor
-from taskq.worker.run.job import Job, Place
-from taskq.worker.run.states import stored_state
+from taskq.worker.run.job import Job, JobState, Place
 from taskq.worker.run.ticks import clock_of
 
 logger = logging.getLogger("taskq.worker")
@@ -34,7 +34,8 @@ class Runner:
     again and again, and ends in the dead letters.
 
     Args:
-        put: where outcomes go.
+        completer: where outcomes go.
+        consumer: the one that made the deliveries.
         concurrency: how many may run at the same time.
         slots: how many of them may be in threads and in processes; more wait aside until there is room.
         leases: asked before anything begins, where they may have run out.
@@ -44,15 +45,15 @@ class Runner:
         self,
         executor: Executor,
         consumer: Consumer,
-        put: Callable[[Outcome], None],
+        completer: Completer,
+        leases: Leases,
         *,
         concurrency: int,
         slots: Mapping[Place, int],
-        leases: Leases,
     ) -> None:
         self._executor = executor
         self._consumer = consumer
-        self._put = put
+        self._completer = completer
         self._leases = leases
         self._asking: asyncio.Task[None] | None = None
         self._concurrency = concurrency
@@ -89,8 +90,9 @@ class Runner:
     def add(self, job: Job) -> None:
         """Run a job as soon as there is room."""
         if self._closed:
-            self._put(Outcome(job.delivery, settle=Settle.REQUEUE))
+            self._completer.end(job, GivenBack(began=False))
             return
+        job.enter(JobState.READY)
         (self._accused if job.delivery.deaths > 1 else self._ready).append(job)
         self._fill()
 
@@ -111,6 +113,7 @@ class Runner:
             if job.place is not Place.LOOP:
                 self._free[job.place] -= 1
             job.started = self._clock()
+            job.enter(JobState.STARTING)
             job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
 
@@ -124,7 +127,7 @@ class Runner:
     def _let_go(self, job: Job) -> None:
         if job is self._trial:
             self._trial = None
-        self._put(Outcome(job.delivery, settle=Settle.DONE))
+        self._completer.put(Outcome(job.delivery, settle=Settle.DONE))
 
     def _next(self) -> Job | None:
         if self._accused and self._trial is None and self._has_room_for(self._accused[0]):
@@ -144,35 +147,49 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         try:
-            outcome = await (self._execute_accused(job) if job.delivery.deaths else self._execute(job))
-        except asyncio.CancelledError:  # at an await of ours, before or after the task's own code
-            outcome = _given_back(job)
-        except Exception as error:
-            logger.exception("could not handle the end of %s[%s]", job.request.task, job.request.id)
-            outcome = _broken(job, error)
-        if job in self.running:  # else it was given up
-            self._end(job, outcome)
+            if job.delivery.deaths:
+                end = await self._execute_accused(job)
+            else:
+                end = await self._executor.execute(job)
+                if isinstance(end, Lost) and not job.acknowledged:
+                    await self._strike(job, 1)
+        except asyncio.CancelledError:  # at an await of ours, before the task's own code or after it
+            end = job.told or GivenBack()
+        except Exception as error:  # noqa: BLE001 - a bug of ours: it is told as the run's end
+            end = Broken(error)
+        if job not in self.running:  # it was given up
+            return
+        outcome = self._decided(job, end)
+        if outcome.calls:
+            await self._completer.conclude(outcome)
+        else:
+            self._completer.put(outcome)
+        self._leave(job)
 
-    async def _execute_accused(self, job: Job) -> Outcome:
+    def _decided(self, job: Job, end: End) -> Outcome:
+        """What comes of it, and who is told at the very end."""
+        job.ended = self._clock()
+        outcome = self._completer.decided(job, end)
+        if signals.task_postrun.receivers and not _never_ran(end):
+            outcome.postrun = job
+        return outcome
+
+    async def _execute_accused(self, job: Job) -> End:
         await self._strike(job, 1)
-        outcome = await self._executor.execute(job)
-        if outcome.settle is Settle.REQUEUE and not outcome.died:
+        end = await self._executor.execute(job)
+        if _goes_back(end) and not job.acknowledged:
             await self._strike(job, -1)
-        return outcome
-
-    async def _execute(self, job: Job) -> Outcome:
-        outcome = await self._executor.execute(job)
-        if outcome.died:
-            await self._strike(job, 1)
-        return outcome
+        return end
 
     async def _strike(self, job: Job, count: int) -> None:
         await retry_until_done(
             "blame a task", lambda: self._consumer.strike(job.delivery, count), OperationalError
         )
 
-    def _end(self, job: Job, outcome: Outcome) -> None:
-        self._put(outcome)
+    def _leave(self, job: Job) -> None:
+        """There is room for another."""
+        if job not in self.running:  # it was given up
+            return
         self.running.discard(job)
         if job.place is not Place.LOOP:
             self._free[job.place] += 1
@@ -199,15 +216,15 @@ class Runner:
 
     def terminate(self, job: Job, signum: int) -> None:
         """End a run as revoked. It is told so again each second, until it ends."""
-        if job.over or job.terminated is not None:
+        if job.state is JobState.ENDED or job.told is not None:
             return
-        job.terminated = signum
+        job.told = Revoked(TERMINATED, signum)
         self._interrupt(job, 1)
 
     def _interrupt(self, job: Job, turn: int) -> None:
-        if job.over:
+        if job.state is JobState.ENDED:
             return
-        if job.interruptible and job.runner is not None:
+        if job.state is JobState.RUNNING and job.runner is not None:
             if job.outside is None:
                 job.runner.cancel()
             elif turn == 1:
@@ -242,7 +259,7 @@ class Runner:
             self._asking.cancel()
         for waiting in (*self._aside.values(), self._ready, self._accused):
             while waiting:
-                self._put(Outcome(waiting.popleft().delivery, settle=Settle.REQUEUE))
+                self._completer.end(waiting.popleft(), GivenBack(began=False))
         return len(self.running)
 
     async def wait(self) -> None:
@@ -252,7 +269,8 @@ class Runner:
     def cancel(self) -> None:
         """End what still runs and give it back."""
         for job in list(self.running):
-            job.handed_back = True
+            if job.state is not JobState.ENDED:
+                job.told = job.told or GivenBack()
             if job.runner is not None:
                 job.runner.cancel()
 
@@ -260,18 +278,19 @@ class Runner:
         """Give back what does not end: its coroutine swallows its cancellation."""
         for job in list(self.running):
             logger.error("%s[%s] does not end when cancelled, given back", job.request.task, job.request.id)
-            self._end(job, _given_back(job))
+            if job.state is not JobState.ENDED:  # else its outcome is being carried out
+                job.told = GivenBack()
+                self._completer.put(self._decided(job, job.told))
+            self._leave(job)
 
 
-def _given_back(job: Job) -> Outcome:
-    return Outcome(job.delivery, settle=Settle.DONE if job.acknowledged else Settle.REQUEUE)
+def _never_ran(end: End) -> bool:
+    """Whether the task's own code has not begun, or was cut short to be run elsewhere."""
+    return isinstance(end, GivenBack) or (isinstance(end, Revoked) and end.why == EXPIRED)
 
 
-def _broken(job: Job, error: Exception) -> Outcome:
-    """A run whose end we could not handle: a poisoned message or a bug. Tried again it would fail again."""
-    return Outcome(
-        job.delivery,
-        [stored_state(job, states.FAILURE, encode_exception(error))],
-        settle=Settle.DONE if job.acknowledged else Settle.REJECT,
-        reason=f"its end could not be handled: {error!r}",
+def _goes_back(end: End) -> bool:
+    """Whether the message goes back to its queue in good order."""
+    return isinstance(end, GivenBack) or (
+        isinstance(end, Raised) and isinstance(end.error, Reject) and end.error.requeue
     )

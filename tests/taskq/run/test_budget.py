@@ -61,8 +61,8 @@ def test_bytes_count_too_and_what_is_refused_uses_up_nothing() -> None:
     app, request = small(max_sent_bytes=100_000), run_of(callbacks=tasks(20), errbacks=tasks(2))
     with pytest.raises(EncodeError, match="max_sent_bytes"):
         after_success(app, request, "x" * 10_000)
-    errbacks = after_failure(app, request)
-    assert errbacks.problem is None
+    errbacks = after_failure(app, request, ValueError(), None)
+    assert errbacks.problems == []
     assert len(errbacks.follow.messages) == 2
 
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from taskq import TaskQ
-from taskq.run.chords import ChordPart, completed
-from taskq.run.outcome import name_of
+from taskq.run.chords import completed
+from taskq.run.outcome import ChordPart, name_of
 from taskq.wire.message import Delivery, Message
 from taskq.wire.request import Request
 from taskq.wire.result import TaskResult
@@ -39,7 +39,7 @@ def test_the_body_of_a_chord_is_not_silenced_by_another_of_its_group() -> None:
     def name(task_id: str, part_id: str) -> str | None:
         part = TaskResult(part_id, "SUCCESS", 1, group_id="group")
         body = {"task": "b", "options": {"task_id": task_id}}
-        done = completed(app, Request(part_id, "a"), ChordPart(body, 0, part), [part])
+        done = completed(app, ChordPart(body, 0, part, Request(part_id, "a")), [part])
         return done.follow.messages[0].once
 
     assert name("body", "one") == name("body", "two")

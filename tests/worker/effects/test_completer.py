@@ -1,23 +1,28 @@
 """Effects when broker and store have their bad days: done in order, done until they work, done once."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from taskq import GroupResult, Task, TaskQ
+from taskq import ChordError, GroupResult, Task, TaskQ, chain, chord
 from taskq.broker_adapters.memory.broker import HUBS, MemoryBroker
 from taskq.errors import (
     BrokerFull,
     ConnectionLost,
     OperationalError,
     PublishErrors,
+    Refused,
+    SaveErrors,
     StoreError,
     Unroutable,
 )
 from taskq.seams.store import TaskResult
 from taskq.wire.message import Message
-from tests.faults import fail
+from taskq.worker.effects.stage import Later
+from taskq.worker.worker import Worker
+from tests.faults import FOREVER, fail, heal
 from tests.harness import running
 from tests.polling import eventually
 
@@ -172,3 +177,192 @@ async def test_a_state_that_breaks_a_part_is_told_to_its_task(frail: TaskQ) -> N
 
     async with running(frail):
         assert await (await steps.delay()) == "a bug"
+
+
+# == not now, and never
+
+
+def held(worker: Worker) -> int:
+    """How many deliveries are not settled."""
+    return len(worker._parts.custody) if worker._parts else 0
+
+
+async def test_a_follow_up_that_is_not_taken_now_holds_up_nobody_else(frail: TaskQ, add: AnyTask) -> None:
+    callback = add.s(1).set(queue="full")
+    publish_but(frail, "full", BrokerFull("full"))
+    async with running(frail) as worker:
+        stuck = await add.apply_async((2, 2), link=callback)
+        assert await stuck == 4
+        for number in range(20):
+            assert await (await add.delay(number, 1)) == number + 1
+        await eventually(lambda: held(worker) == 1)  # all but the one that is not over
+        assert HUBS[frail.conf.broker_url].size("full") == 0
+        PUBLISHING.pop(frail.conf.broker_url)
+        await eventually(lambda: (held(worker), HUBS[frail.conf.broker_url].size("full")) == (0, 1))
+
+
+async def test_a_follow_up_that_takes_for_ever_to_send_holds_up_nobody_else(
+    frail: TaskQ, add: AnyTask
+) -> None:
+    release = asyncio.Event()
+    publish_but(frail, "slow", release)
+    async with running(frail) as worker:
+        assert await (await add.apply_async((2, 2), link=add.s(1).set(queue="slow"))) == 4
+        followed = [await add.apply_async((number, 1), link=add.s(1)) for number in range(3)]
+        for result in followed:
+            await result
+            [child] = (await result.refresh()).children
+            await child
+        await eventually(lambda: held(worker) == 1)
+        release.set()
+        await eventually(lambda: (held(worker), HUBS[frail.conf.broker_url].size("slow")) == (0, 1))
+
+
+#: URL -> queue -> how its messages fare: an error, or what they wait for.
+PUBLISHING: dict[str, dict[str, Exception | asyncio.Event]] = {}
+
+
+def publish_but(app: TaskQ, queue: str, fate: Exception | asyncio.Event) -> None:
+    """Have the broker take all messages but those for this queue."""
+    PUBLISHING[app.conf.broker_url] = {queue: fate}
+
+
+@pytest.fixture(autouse=True)
+def fates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    publish = MemoryBroker.publish
+
+    async def fated(self: MemoryBroker, messages: Sequence[Message]) -> None:
+        url = getattr(self, "_url", "")
+        failures: dict[int, Any] = {}
+        for index, message in enumerate(messages):
+            fate = PUBLISHING.get(url, {}).get(message.routing_key)
+            if isinstance(fate, asyncio.Event):
+                await fate.wait()
+            elif fate is not None:
+                failures[index] = fate
+        await publish(self, [message for index, message in enumerate(messages) if index not in failures])
+        if failures:
+            raise PublishErrors(failures)
+
+    monkeypatch.setattr(MemoryBroker, "publish", fated)
+    yield
+    PUBLISHING.clear()
+
+
+async def test_a_follow_up_that_is_refused_for_good_fails_with_all_that_waits_for_it(
+    frail: TaskQ, add: AnyTask
+) -> None:
+    publish_but(frail, "refused", Refused("no permission"))
+    async with running(frail) as worker:
+        step = add.s(1).set(queue="refused")
+        last: Any = await chain(add.s(2, 2), step, add.s(1)).apply_async()
+        members = [add.s(1, 1), chain(add.s(1, 1), step)]
+        body: Any = await chord(members, frail.signature("celery.accumulate")).apply_async()
+        for handle in (last, last.parent):
+            with pytest.raises(Refused, match="no permission"):
+                await handle
+        with pytest.raises(ChordError, match="no permission"):
+            await body
+        await eventually(lambda: held(worker) == 0)
+    letters = await (await frail.open_broker()).dead()
+    assert [letter.reason for letter in letters] == ["no permission"] * 2
+
+
+async def test_a_result_the_store_refuses_is_a_short_failure_and_no_success(frail: TaskQ) -> None:
+    told: list[str] = []
+
+    class Told(Task[Any, Any, Any]):
+        def on_success(self, *_: Any) -> None:
+            told.append("success")
+
+        def on_failure(self, *_: Any) -> None:
+            told.append("failure")
+
+    @frail.task(base=Told)
+    async def large() -> str:
+        return "large"
+
+    @frail.task
+    async def errback(task_id: str) -> None:
+        told.append("errback")
+
+    link: AnyTask = errback
+    fail(frail, "save", SaveErrors({0: Refused("larger than 512 MB")}))
+    async with running(frail):
+        result = await large.apply_async(link_error=link.s())
+        with pytest.raises(Refused, match="cannot be stored: larger than 512 MB"):
+            await result
+        await eventually(lambda: sorted(told) == ["errback", "failure"])
+
+
+async def test_a_failure_the_store_refuses_is_stored_in_short(frail: TaskQ) -> None:
+    @frail.task
+    async def failing() -> None:
+        raise ValueError("x" * 1000)
+
+    fail(frail, "save", SaveErrors({0: Refused("larger than 512 MB")}))
+    async with running(frail):
+        with pytest.raises(Refused, match="larger than"):
+            await (await failing.delay())
+
+
+async def test_a_part_that_can_never_return_fails_its_chord(
+    frail: TaskQ, add: AnyTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(parts: Sequence[Any]) -> Sequence[Any]:
+        return [Refused("another type")] * len(parts)
+
+    monkeypatch.setattr(await frail.open_store(), "join_many", refused)
+    async with running(frail) as worker:
+        body: Any = await chord(
+            [add.s(1, 1), add.s(2, 2)], frail.signature("celery.accumulate")
+        ).apply_async()
+        with pytest.raises(ChordError, match="another type"):
+            await body
+        await eventually(lambda: held(worker) == 0)
+
+
+async def test_what_needs_no_store_goes_on_while_the_store_is_away(frail: TaskQ, add: AnyTask) -> None:
+    ran = asyncio.Event()
+
+    @frail.task(ignore_result=True)
+    async def silent() -> None:
+        ran.set()
+
+    fail(frail, "save", StoreError("away"), FOREVER)
+    async with running(frail) as worker:
+        result = await add.delay(1, 1)
+        await eventually(lambda: held(worker) == 1)
+        await silent.delay()
+        await ran.wait()
+        await eventually(lambda: held(worker) == 1)  # the silent one is over
+        heal(frail)
+        assert await result == 2
+
+
+async def test_chords_are_joined_again_while_their_store_is_away(frail: TaskQ, add: AnyTask) -> None:
+    fail(frail, "join_many", StoreError("away"), StoreError("away"))
+    async with running(frail):
+        body: Any = await chord(
+            [add.s(1, 1), add.s(2, 2)], frail.signature("celery.accumulate")
+        ).apply_async()
+        assert await body == [[2, 4]]
+
+
+async def test_what_cannot_go_on_makes_room_for_the_others_at_each_try() -> None:
+    """One that is itself what the other side cannot bear goes behind the others."""
+    passed: list[str] = []
+
+    async def act(items: list[str]) -> list[str]:
+        if "poison" in items:
+            return items  # it takes all that go with it along
+        passed.extend(items)
+        return []
+
+    def unexpected(*_: Any) -> None:
+        raise AssertionError
+
+    later = Later(act, unexpected, unexpected)
+    later.add(["poison", "good", "fine"])
+    await eventually(lambda: sorted(passed) == ["fine", "good"])
+    later.close()

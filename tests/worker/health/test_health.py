@@ -50,9 +50,9 @@ async def worker(app: TaskQ) -> AsyncIterator[Worker]:
 
 def server_of(worker: Worker) -> HttpServer:
     assert worker._parts is not None
-    assert worker._parts.observer is not None
-    assert worker._parts.observer.server is not None
-    return worker._parts.observer.server
+    assert worker._parts.probes is not None
+    assert worker._parts.probes.server is not None
+    return worker._parts.probes.server
 
 
 def url_of(worker: Worker, path: str) -> str:
@@ -186,7 +186,7 @@ async def test_a_worker_that_leaves_messages_alone_is_not_alive(app: TaskQ, work
     """Its loop runs and its broker answers, and yet it does not receive: what Celery's probes do not see."""
     await eventually(lambda: is_ready(worker))
     assert worker._parts is not None
-    health = worker._parts.observer.health if worker._parts.observer else None
+    health = worker._parts.probes.health if worker._parts.probes else None
     assert health is not None
     health.waiting = {"celery": 3}
     health._attend()
@@ -303,7 +303,7 @@ async def test_off_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     async with running(TaskQ("quiet", broker="memory://quiet", backend="memory://quiet")) as worker:
         assert worker._parts is not None
-        assert worker._parts.observer is None
+        assert worker._parts.probes is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from taskq.errors import SoftTimeLimitExceeded
+from taskq.worker.pools.carried import Carried
 from taskq.worker.pools.threads import ThreadPool
 from tests.polling import eventually
 
@@ -34,12 +35,12 @@ async def test_values_and_exceptions_come_back(pool: ThreadPool) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit()])
-async def test_what_a_future_cannot_take_is_wrapped_and_the_thread_lives_on(
+async def test_what_a_future_cannot_take_is_carried_and_the_thread_lives_on(
     pool: ThreadPool, error: BaseException
 ) -> None:
-    with pytest.raises(RuntimeError, match=f"the task raised {type(error).__name__}") as caught:
+    with pytest.raises(Carried) as caught:
         await pool.submit(lambda: raising(error)).done
-    assert caught.value.__cause__ is error
+    assert caught.value.error is error
     assert await pool.submit(lambda: "fine").done == "fine"
 
 

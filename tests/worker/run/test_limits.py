@@ -11,6 +11,7 @@ import pytest
 
 from taskq import SoftTimeLimitExceeded, Task, TaskQ, TaskRevokedError, TimeLimitExceeded
 from taskq.worker.run import limits
+from taskq.worker.run.job import JobState
 from tests.harness import Place, running
 from tests.polling import eventually
 
@@ -198,7 +199,7 @@ async def test_ended_from_outside_twice_a_run_is_left_behind(app: TaskQ) -> None
         result = await stubborn.apply_async(time_limit=60)
         await eventually(lambda: worker.running)
         [job] = worker.running
-        await eventually(lambda: job.interruptible)
+        await eventually(lambda: job.state is JobState.RUNNING)
         assert job.runner is not None
         for _ in range(2):
             job.runner.cancel()

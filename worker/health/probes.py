@@ -12,7 +12,7 @@ from taskq.worker.health.http import HttpServer, parse_bind
 from taskq.worker.health.notify import Notifier
 
 
-class Observer:
+class Probes:
     """The thread that judges, and the server that tells.
 
     Raises:
@@ -36,7 +36,7 @@ class Observer:
             await asyncio.to_thread(self.server.stop)
 
 
-def observer_of(app: TaskQ, vitals: Callable[[], Vitals], number: int) -> Observer | None:
+def probes_of(app: TaskQ, vitals: Callable[[], Vitals], number: int) -> Probes | None:
     """What the settings and the environment ask for; None if that is nothing.
 
     Args:
@@ -55,7 +55,7 @@ def observer_of(app: TaskQ, vitals: Callable[[], Vitals], number: int) -> Observ
         heartbeat=_heartbeat(conf, number),
         watched=lambda queue: _is_shared(app.router.queue(queue)),
     )
-    return Observer(health, conf.http_bind, number)
+    return Probes(health, conf.http_bind, number)
 
 
 def _heartbeat(conf: Settings, number: int) -> Path | None:
