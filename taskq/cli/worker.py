@@ -95,7 +95,7 @@ def _launch(options: dict[str, Any], seat: Seat | None, *, quiet: bool) -> Launc
         level=getattr(logging, options.pop("loglevel").upper()),
         log_format=options.pop("log_format"),
         logfile=None if logfile is None else expand_node(logfile, node, number),
-        beat=options.pop("beat"),
+        beat=bool(options.pop("beat")),
         quiet=quiet,
     )
 

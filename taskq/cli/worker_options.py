@@ -117,7 +117,9 @@ _OPTIONS = (
         default=None,
         help="send events of tasks, for monitors",
     ),
-    click.option("-B", "--beat", is_flag=True, help="send periodic tasks, too; safe on every worker"),
+    click.option(
+        "-B", "--beat", is_flag=True, default=None, help="send periodic tasks, too; safe on every worker"
+    ),
     click.option(
         "-n", "--hostname", metavar="NAME", help="node name: name@%h; %h host, %n its first part, %d the rest"
     ),

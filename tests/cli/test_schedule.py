@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Taskq
-from tests.commands import running_taskq
+from tests.commands import run_taskq, running_taskq
 
 PROJ = """
 import asyncio
@@ -87,11 +87,12 @@ def test_without_entries_it_says_so(folder: Path, taskq: Taskq) -> None:
     assert taskq("schedule", "ls", "-A", "proj").err == "no periodic tasks\n"
 
 
-def test_a_wrong_entry_ends_beat_with_its_name(proj: Path, taskq: Taskq) -> None:
+@pytest.mark.parametrize("command", [["beat"], ["worker", "-B"]])
+def test_a_wrong_entry_is_named_at_the_start(proj: Path, command: list[str]) -> None:
     (proj / "proj.py").write_text(f"{PROJ}\napp.conf.beat_schedule['bad'] = {{'task': 'x'}}")
-    said = taskq("beat", "-A", "proj")
-    assert said.code == 2
-    assert "beat_schedule: 'bad' has no schedule" in said.err
+    said = run_taskq(*command, "-A", "proj", folder=proj)
+    assert said.returncode == 2
+    assert "beat_schedule: 'bad' has no schedule" in said.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -111,10 +112,3 @@ def test_a_worker_with_b_sends_too(proj: Path) -> None:
         worker.says("ticked")
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
-
-
-def test_a_worker_with_b_and_a_wrong_entry_does_not_start(proj: Path, taskq: Taskq) -> None:
-    (proj / "proj.py").write_text(f"{PROJ}\napp.conf.beat_schedule['bad'] = {{'task': 'x'}}")
-    said = taskq("worker", "-A", "proj", "-B", "-q")
-    assert said.code == 2
-    assert "beat_schedule: 'bad' has no schedule" in said.err
