@@ -48,10 +48,12 @@ def next_instant(calendar: Calendar, instant: datetime, zone: tzinfo) -> datetim
 
 def _next_of_each_day(calendar: Calendar, instant: datetime, zone: tzinfo) -> datetime | None:
     wall = calendar.after(_wall(instant, zone))
-    # Within a repeated hour the next wall times have had their first instant.
-    while wall is not None and (found := instant_of(wall, zone)) <= instant:
-        wall = calendar.after(wall)
-    return None if wall is None else found
+    while wall is not None:
+        found = instant_of(wall, zone)
+        if found > instant:
+            return found
+        wall = calendar.after(wall)  # within a repeated hour the next wall times have had their first instant
+    return None
 
 
 def instant_of(wall: datetime, zone: tzinfo) -> datetime:
