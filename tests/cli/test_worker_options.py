@@ -38,7 +38,17 @@ def settings_of(*words: str) -> dict[str, object]:
     with worker.make_context("worker", list(words)) as context:
         options = dict(context.params)
     pool = options.pop("pool")
-    own = ("queues", "exclude_queues", "hostname", "loglevel", "log_format", "logfile", "pidfile", "include")
+    own = (
+        "queues",
+        "exclude_queues",
+        "hostname",
+        "loglevel",
+        "log_format",
+        "logfile",
+        "pidfile",
+        "include",
+        "beat",
+    )
     for name in (*own, "processes", "seat"):
         options.pop(name)
     app = TaskQ("seen", worker_autoscale="9,2")
