@@ -37,7 +37,7 @@ from taskq.worker.run.runner import Runner
 from taskq.worker.run.ticks import clock_of
 
 
-class Plan(Steered, Protocol):
+class WorkerPlan(Steered, Protocol):
     """What a worker is to be like: `taskq.worker.worker.Worker` says so."""
 
     app: TaskQ
@@ -50,7 +50,7 @@ class Plan(Steered, Protocol):
 class Wiring:
     """Builds the parts, those first that others need."""
 
-    def __init__(self, plan: Plan, links: Links) -> None:
+    def __init__(self, plan: WorkerPlan, links: Links) -> None:
         loop, app, conf = asyncio.get_running_loop(), plan.app, plan.app.conf
         broker = links.broker
         self._plan, self._links = plan, links
