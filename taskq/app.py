@@ -20,7 +20,7 @@ from taskq.config.routing import Router
 from taskq.config.settings import Settings
 from taskq.errors import ConfigError, NotRegistered, PublishErrors
 from taskq.near import near_match
-from taskq.options import CallOptions, check_options
+from taskq.options import CallOptions
 from taskq.remote.control import Control
 from taskq.remote.events import Events
 from taskq.results.handles import AsyncResult, GroupResult, result_from_tuple
@@ -33,7 +33,8 @@ from taskq.seams.store import ResultStore, StoreConfig, require_chords
 from taskq.seams.urls import mask, store_url
 from taskq.streamed import Stream, source_of
 from taskq.sync import SyncCalls
-from taskq.task import Task, TaskOptions
+from taskq.task import Task, TaskOptions, tell_of_namesakes
+from taskq.wire.fields import check_names, check_options, check_values
 from taskq.wire.message import Message
 from taskq.wire.request import Request, current
 from taskq.wire.serializers import PICKLE, bounded, content_allowed, get_serializer, register_serializer
@@ -125,6 +126,7 @@ class TaskQ:
 
         def register(function: Callable[..., Any]) -> Task[Any, Any, Any]:
             task = make_task(function, self, self.main, options, bind=bind)
+            tell_of_namesakes(self._own.get(task.name), task)
             self._own[task.name] = task
             return task
 
@@ -291,12 +293,12 @@ class TaskQ:
     async def send_task(
         self,
         name: str,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
         """Send a task by its name; it need not be known here. Options and errors as for `Task.apply_async`."""
-        check_options(options)
+        check_names(options)
         return await self.send(Signature(name, args, kwargs, options))  # type: ignore[no-any-return]  # one task's
 
     async def send(self, signature: Signature[Any], *, once: str | None = None) -> Any:
@@ -305,7 +307,8 @@ class TaskQ:
         `once` names it for a broker that publishes what has a name a single time (`Features.once`).
 
         Raises:
-            TypeError: arguments do not fit the task's function.
+            TypeError: arguments do not fit the task's function, or an option is of a wrong type.
+            ValueError: an option is out of bounds.
             EncodeError: an argument cannot be serialized.
             OperationalError: the broker did not take it within the retry policy.
             StoreError: it has a chord, and the result store could not be reached or keeps none.
@@ -426,6 +429,7 @@ class TaskQ:
 
     def apply(self, signature: Signature[Any]) -> Awaitable[Any]:
         """Run a signature here and now, as a worker would; await it for the handle of its result."""
+        check_values(signature.options)
         return run_eagerly(self, signature)
 
     def blocking(self, signature: Signature[Any]) -> SyncCalls[..., Any]:
@@ -437,7 +441,7 @@ class TaskQ:
     def signature(
         self,
         task: str | AnySignature,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
         immutable: bool = False,
@@ -556,6 +560,7 @@ def shared_task(
 
     def register(function: Callable[..., Any]) -> Task[Any, Any, Any]:
         task = make_task(function, None, "__main__", options, bind=bind)
+        tell_of_namesakes(registry.shared.get(task.name), task)
         registry.shared[task.name] = task
         return task
 

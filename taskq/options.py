@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict
 
-from taskq.near import near_match
-
 
 class Linkable(Protocol):
     """A signature, as far as options know it."""
@@ -50,15 +48,17 @@ class RetryPolicy(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async`, `signature` and `send_task` take. Times are in seconds; naive datetimes mean UTC.
+    """What `apply_async`, `signature` and `send_task` take, for type checkers; taskq/wire/fields.py says what each is.
+
+    Times are in seconds; naive datetimes mean UTC; text is a time in ISO 8601.
 
     The last block is what workflows put on the tasks they send; callers rarely need it.
     """
 
     task_id: str | None
     countdown: float | None
-    eta: datetime | None
-    expires: float | timedelta | datetime | None
+    eta: datetime | str | None
+    expires: float | timedelta | datetime | str | None
     link: Link | Sequence[Link] | None
     link_error: Link | Sequence[Link] | None
     retry: bool | None
@@ -92,22 +92,3 @@ class CallOptions(TypedDict, total=False):
     chord: Link | None
     replaced_task_nesting: int | None
     stamped_headers: Sequence[str] | None
-
-
-KNOWN = frozenset(CallOptions.__annotations__)
-_POLICY = frozenset(RetryPolicy.__annotations__)
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option nobody knows.
-
-    Raises:
-        TypeError: names the option, and the one that was probably meant.
-    """
-    stamped = options.get("stamped_headers") or ()
-    for name in options:
-        if name not in KNOWN and name not in stamped:
-            raise TypeError(f"unknown option {name!r} of a call.{near_match(name, KNOWN)}")
-    for name in options.get("retry_policy") or ():
-        if name not in _POLICY:
-            raise TypeError(f"unknown key {name!r} of a retry_policy.{near_match(name, _POLICY)}")

@@ -209,7 +209,7 @@ class Calling(Protocol[P]):
 
     def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> Coroutine[Any, Any, Any]: ...
@@ -230,7 +230,7 @@ class SyncCalls(Generic[P, T]):
 
     def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> T:

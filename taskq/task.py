@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import (
@@ -22,10 +23,10 @@ from typing import (
 from taskq import errors, registry
 from taskq.canvas.lowering import added_to_chord
 from taskq.canvas.shapes import chunks, xmap, xstarmap
-from taskq.canvas.signature import Signature
+from taskq.canvas.signature import Signature, as_args, as_kwargs
 from taskq.config.coerce import parse_rate
 from taskq.near import near_match
-from taskq.options import CallOptions, check_options
+from taskq.options import CallOptions
 from taskq.results import handles as results
 from taskq.results.handles import AsyncResult
 from taskq.run.outcome import once_name
@@ -34,7 +35,10 @@ from taskq.seams.app import App
 from taskq.seams.connection import Connection
 from taskq.seams.publisher import Publisher
 from taskq.sync import SyncCalls, SyncResult, run_sync
+from taskq.wire import kinds
 from taskq.wire.arguments import ArgumentCheck
+from taskq.wire.fields import check_names, check_options
+from taskq.wire.kinds import Kind
 from taskq.wire.request import Request, current
 from taskq.wire.result import TaskResult
 
@@ -69,13 +73,13 @@ class TaskOptions(TypedDict, total=False):
     base: "type[Task[Any, Any, Any]]"
     max_retries: int | None
     default_retry_delay: float
-    autoretry_for: type[BaseException] | Sequence[type[BaseException]]
-    dont_autoretry_for: type[BaseException] | Sequence[type[BaseException]]
+    autoretry_for: Sequence[type[BaseException]] | type[BaseException]
+    dont_autoretry_for: Sequence[type[BaseException]] | type[BaseException]
     retry_kwargs: Mapping[str, Any]
     retry_backoff: bool | float
     retry_backoff_max: float
     retry_jitter: bool
-    throws: type[BaseException] | Sequence[type[BaseException]]
+    throws: Sequence[type[BaseException]] | type[BaseException]
     typing: bool
     serializer: str | None
     compression: str | None
@@ -93,9 +97,38 @@ class TaskOptions(TypedDict, total=False):
     schedule: Any
 
 
-_KNOWN = frozenset(TaskOptions.__annotations__)
-#: The options that name types of exceptions.
-_TYPES = ("autoretry_for", "dont_autoretry_for", "throws")
+#: What each option may be; None where the settings decide, or where it says so.
+_KINDS: Mapping[str, Kind] = {
+    "max_retries": kinds.COUNT,
+    "default_retry_delay": kinds.PAUSE,
+    "autoretry_for": kinds.EXCEPTIONS,
+    "dont_autoretry_for": kinds.EXCEPTIONS,
+    "retry_kwargs": kinds.MAPPING,
+    "retry_backoff": kinds.BACKOFF,
+    "retry_backoff_max": kinds.PAUSE,
+    "retry_jitter": kinds.FLAG,
+    "throws": kinds.EXCEPTIONS,
+    "typing": kinds.FLAG,
+    "serializer": kinds.NAME,
+    "compression": kinds.NAME,
+    "ignore_result": kinds.FLAG,
+    "store_errors_even_if_ignored": kinds.FLAG,
+    "track_started": kinds.FLAG,
+    "acks_late": kinds.FLAG,
+    "rate_limit": kinds.RATE,
+    "time_limit": kinds.LIMIT,
+    "soft_time_limit": kinds.LIMIT,
+    "priority": kinds.PRIORITY,
+    "expires": kinds.EXPIRY,
+    "queue": kinds.QUEUE,
+    "run_in": kinds.RUN_IN,
+}
+_NAMED = frozenset(TaskOptions.__annotations__)
+#: Options that only make sense with a value.
+_NEVER_NONE = frozenset(
+    ("default_retry_delay", "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "typing")
+)
+_SEVERAL = ("autoretry_for", "dont_autoretry_for", "throws")
 
 
 class Task(Generic[P, R, C]):
@@ -150,23 +183,53 @@ class Task(Generic[P, R, C]):
         bind: bool,
     ) -> None:
         for option, value in options.items():
-            if option not in _KNOWN:
-                raise TypeError(f"unknown option {option!r} of a task.{near_match(option, _KNOWN)}")
+            if option not in _KINDS:
+                raise TypeError(f"unknown option {option!r} of a task.{near_match(option, _NAMED)}")
             setattr(self, option, value)
-        for option in _TYPES:
-            setattr(self, option, _types(name, option, getattr(self, option)))
-        parse_rate(self.rate_limit)
+        kinds.NAME.check("the name of a task", name)
         self.name = name
         self.bind = bind
-        self.run: Callable[..., Any] = functools.partial(fun, self) if self.bind else fun
-        self.is_async = inspect.iscoroutinefunction(fun)
-        if self.run_in not in {None, "thread", "process"} or (self.is_async and self.run_in is not None):
+        self._check_options()
+        self.is_async = _is_async(fun, name)
+        if self.is_async and self.run_in is not None:
             raise TypeError(
                 f"run_in={self.run_in!r} of the task {name}: plain functions run in 'thread' or 'process'"
             )
+        self._plain = fun
+        self._function = functools.partial(fun, self) if self.bind else fun
+        self.run: Callable[..., Any] = self._function
+        if not self.is_async and inspect.iscoroutinefunction(inspect.unwrap(fun)):
+            self.run = functools.partial(_awaited, self._function)
         self._app = app
         self.arguments = ArgumentCheck(fun, bound=self.bind, name=name)
         functools.update_wrapper(cast("Callable[..., Any]", self), fun, updated=())
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """Where its function is defined: module, qualified name, file, line."""
+        fun = inspect.unwrap(self._plain)
+        code = getattr(fun, "__code__", None)
+        file, line = (code.co_filename, code.co_firstlineno) if code else ("", 0)
+        return fun.__module__, getattr(fun, "__qualname__", ""), file, line
+
+    def _check_options(self) -> None:
+        """Refuse options, given here or by a subclass, with which no run would work. One exception class is one of several."""
+        for option in _SEVERAL:
+            value = getattr(self, option)
+            if isinstance(value, type) or value is None:
+                setattr(self, option, () if value is None else (value,))
+        for option, kind in _KINDS.items():
+            value = getattr(self, option)
+            if value is not None or option in _NEVER_NONE:
+                kind.check(f"{option} of the task {self.name}", value)
+        parse_rate(self.rate_limit)
+        retried = {
+            key: value for key, value in self.retry_kwargs.items() if key not in {"max_retries", "exc"}
+        }
+        try:
+            check_options(retried)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"retry_kwargs of the task {self.name}: {error}") from None
 
     @property
     def app(self) -> App:
@@ -179,7 +242,7 @@ class Task(Generic[P, R, C]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Run the function here and now, in this process, as if it were no task."""
-        result: C = self.run(*args, **kwargs)
+        result: C = self._function(*args, **kwargs)
         return result
 
     async def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -195,7 +258,7 @@ class Task(Generic[P, R, C]):
 
     async def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
@@ -208,12 +271,13 @@ class Task(Generic[P, R, C]):
                 retry_policy, serializer, compression, queue, priority, headers, ignore_result, ...
 
         Raises:
-            TypeError: the arguments do not fit the function, or an option is unknown.
+            TypeError: the arguments do not fit the function, or an option is unknown or of a wrong type.
+            ValueError: an option is out of bounds, such as a negative `time_limit`.
             EncodeError: an argument cannot be serialized.
             OperationalError: the message could not be handed to the broker: at once with `retry=False`, else
                 when the retry policy is exhausted.
         """
-        check_options(options)
+        check_names(options)
         result: AsyncResult[R] = await self.app.send(Signature(self.name, args, kwargs, options))
         return result
 
@@ -224,7 +288,7 @@ class Task(Generic[P, R, C]):
 
     def apply(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> "Awaitable[AsyncResult[R]]":
@@ -261,7 +325,7 @@ class Task(Generic[P, R, C]):
 
     def signature(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
         immutable: bool = False,
@@ -358,6 +422,11 @@ class Task(Generic[P, R, C]):
         request = self.request
         if request.called_directly:
             raise exc or errors.Retry("the task can be retried", exc)
+        eta = options.get("eta")
+        if isinstance(eta, str):
+            options["eta"] = datetime.fromisoformat(eta)
+        args = None if args is None else as_args(args)
+        kwargs = None if kwargs is None else as_kwargs(kwargs)
         raise asked_retry(self, request, args, kwargs, exc=exc, max_retries=max_retries, **options)
 
     def replace(self, signature: Signature[Any]) -> errors.Replaced:
@@ -448,6 +517,42 @@ class Task(Generic[P, R, C]):
         return f"<Task {self.name}>"
 
 
+def tell_of_namesakes(before: Task[Any, Any, Any] | None, task: Task[Any, Any, Any]) -> None:
+    """Warn where two functions have one task name: only the later one is ever run.
+
+    A module that is imported again, and a cell of a notebook, define the same function once more: that is no mistake.
+    """
+    if before is None:
+        return
+    old, new = before.place, task.place
+    if old[:2] != new[:2] or (old[2] == new[2] and old[3] != new[3]):
+        shown = " and ".join(f"{file}:{line}" for _, _, file, line in (old, new))
+        warnings.warn(
+            f"two functions have the task name {task.name!r}, at {shown}: the later one is the task",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _is_async(fun: Callable[..., Any], name: str) -> bool:
+    """Whether a function is a coroutine function, or an object that is called like one.
+
+    Raises:
+        TypeError: it is a generator function: nobody would take what it yields.
+    """
+    called = fun if inspect.isroutine(fun) else getattr(fun, "__call__", fun)  # noqa: B004 - the method itself
+    for one in (fun, called, inspect.unwrap(fun)):
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise TypeError(f"the task {name} is a generator: return a list, or send a task for each item")
+    return inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(called)
+
+
+def _awaited(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call what a decorator made of a coroutine function: a coroutine that it gives is run on the worker's loop."""
+    returned = function(*args, **kwargs)
+    return run_sync(returned, "the task") if inspect.iscoroutine(returned) else returned
+
+
 class SyncTaskCalls(SyncCalls[P, SyncResult[R]]):
     """`task.sync`: the calling verbs, blocking, and what a run can do with its chord."""
 
@@ -460,14 +565,6 @@ class SyncTaskCalls(SyncCalls[P, SyncResult[R]]):
     def add_to_chord(self, signature: Signature[S]) -> SyncResult[S]:
         """Have the chord of the current run wait for one task more; see `Task.add_to_chord`."""
         return SyncResult(run_sync(self._task.add_to_chord(signature), "self.add_to_chord(...)"))
-
-
-def _types(task: str, option: str, value: Any) -> tuple[type[BaseException], ...]:
-    """Types of exceptions as a tuple, also where one is given alone."""
-    types = (value,) if isinstance(value, type) else tuple(value or ())
-    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-        raise TypeError(f"{option}={value!r} of the task {task}: it names exception classes, one or several")
-    return types
 
 
 class Recorded:

@@ -180,7 +180,6 @@ SMALL: Final = (
     ("taskq.states", "a leaf that users import"),
     ("taskq.version", "a leaf, read by the build"),
     ("taskq.wire.arguments", "a value of the app seam: below tasks"),
-    ("taskq.wire.fields", "holds one function until the table of fields comes"),
     ("taskq.wire.message", "a leaf: what travels"),
     ("taskq.run.retries", "below tasks, which ask for retries, and decisions, which find them"),
     ("taskq.seams.retry", "to be judged by those who rebuild the seams"),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, ov
 from taskq.canvas.signature import KINDS, AnySignature, Signature, as_signature, as_signatures
 from taskq.canvas.stamps import Stamping, Stamps
 from taskq.errors import ConfigError, DecodeError
-from taskq.options import CallOptions, check_options
+from taskq.options import CallOptions
 from taskq.seams.app import App
+from taskq.wire.fields import check_options
 
 if TYPE_CHECKING:
     from taskq.results.handles import AsyncResult, GroupResult
@@ -87,7 +88,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
         return super().replaced(**{"tasks": self.tasks, "source": self.source, **fields})
 
     def merged(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """Arguments go to the members at once, so that each keeps its own immutability."""
         made = self.each(lambda task: task.merged(args, kwargs, {})) if args or kwargs else self
@@ -104,7 +105,7 @@ class group(Signature[list[R]]):  # noqa: N801 - Celery's name
 
     async def apply_async(  # type: ignore[override]  # a group's handle
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> "GroupResult[R]":
@@ -184,7 +185,7 @@ class chain(Signature[R]):  # noqa: N801 - Celery's name
         return super().replaced(**{"tasks": self.tasks, **fields})
 
     def merged(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """Arguments are those of the first step."""
         tasks = self.tasks
@@ -266,7 +267,7 @@ class chord(Signature[R]):  # noqa: N801 - Celery's name
         return super().replaced(**{"header": self.header, "body": self.body, **fields})
 
     def merged(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """Arguments go to the members of the header."""
         return self.replaced(header=self.header.merged(args, kwargs, {}), options={**self.options, **options})
@@ -475,7 +476,7 @@ def _over(name: str, task: Signature[R], items: list[Any]) -> Signature[list[R]]
 
 def signature(
     task: "str | AnySignature",
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | None = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
     immutable: bool = False,

@@ -1,14 +1,17 @@
 """A signature: one intended call, as an immutable value in Python and a plain mapping on the wire."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar, Union, Unpack
 
 from taskq.canvas.stamps import Method, Stamping, StampingVisitor, Stamps, both, last
 from taskq.errors import DecodeError
-from taskq.options import CallOptions, check_options
+from taskq.options import CallOptions
 from taskq.registry import current
 from taskq.seams.app import App
+from taskq.wire.fields import aware, check_options
+from taskq.wire.repr import saferepr
 from taskq.wire.request import WireSignature
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class Signature(Generic[R]):
     def __init__(
         self,
         task: str,
-        args: Iterable[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         *,
@@ -53,8 +56,8 @@ class Signature(Generic[R]):
         app: App | None = None,
     ) -> None:
         self.task = task
-        self.args: tuple[Any, ...] = tuple(args)
-        self.kwargs: dict[str, Any] = dict(kwargs) if kwargs else {}
+        self.args: tuple[Any, ...] = args if type(args) is tuple else as_args(args)
+        self.kwargs: dict[str, Any] = as_kwargs(kwargs) if kwargs else {}
         self.options: dict[str, Any] = dict(options) if options else {}
         self.immutable = immutable
         self.app = app
@@ -63,7 +66,7 @@ class Signature(Generic[R]):
 
     def clone(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> Self:
@@ -141,7 +144,7 @@ class Signature(Generic[R]):
         return self.replaced(options={**self.options, **changed}) if changed else self
 
     def merged(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Self:
         """wire-format.md 5.2: new arguments come first, options in `_KEPT` stay."""
         if not (args or kwargs or options):
@@ -153,8 +156,8 @@ class Signature(Generic[R]):
         if self.immutable:
             return self.replaced(options=merged)
         return self.replaced(
-            args=(*args, *self.args) if args else self.args,
-            kwargs={**self.kwargs, **kwargs} if kwargs else self.kwargs,
+            args=(*as_args(args), *self.args) if args else self.args,
+            kwargs={**self.kwargs, **as_kwargs(kwargs)} if kwargs else self.kwargs,
             options=merged,
         )
 
@@ -206,7 +209,7 @@ class Signature(Generic[R]):
 
     async def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> "AsyncResult[R]":
@@ -228,7 +231,7 @@ class Signature(Generic[R]):
 
     def apply(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> Any:
@@ -302,11 +305,42 @@ def as_signatures(
 
 
 def _wire_option(key: str, value: Any) -> Any:
+    """As Celery writes it, so that any serializer can: times as ISO 8601 text, spans as seconds (from when it is sent)."""
+    if isinstance(value, datetime):
+        return aware(value).isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if key in {"link", "link_error"}:
         return [signature.to_dict() for signature in as_signatures(value)]
     if key == "chord" and isinstance(value, Signature):
         return value.to_dict()
     return value
+
+
+def as_args(args: Any) -> tuple[Any, ...]:
+    """Positional arguments: a list, a tuple or the like; None stands for none, as in Celery.
+
+    Raises:
+        TypeError: it is something else, a text (a forgotten comma) or a mapping among them.
+    """
+    if args is None:
+        return ()
+    if not isinstance(args, Sequence) or isinstance(args, str | bytes | bytearray | memoryview):
+        raise TypeError(
+            f"args is {saferepr(args, 60)}: a list or tuple of arguments is needed, such as ({saferepr(args, 60)},)"
+        )
+    return tuple(args)
+
+
+def as_kwargs(kwargs: Any) -> dict[str, Any]:
+    """Keyword arguments by their names.
+
+    Raises:
+        TypeError: it is no mapping, or a key is no text.
+    """
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise TypeError(f"kwargs is {saferepr(kwargs, 60)}: a mapping of names to arguments is needed")
+    return dict(kwargs)
 
 
 def new_id() -> str:

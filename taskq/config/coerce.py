@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingType:
     """One type of setting: `check` takes a Python value, `parse` takes text; both raise ValueError."""
 
     description: str
@@ -33,20 +33,20 @@ def describe(annotation: Any) -> str:
     return " or ".join(kind.description for kind in kinds(annotation))
 
 
-def kinds(annotation: Any) -> list[Kind]:
+def kinds(annotation: Any) -> list[SettingType]:
     """The kinds a setting's annotation consists of, None first: its text ("none", "") is never another's."""
     if get_origin(annotation) in {Union, UnionType}:
         members = [kind for member in get_args(annotation) for kind in kinds(member)]
         return sorted(members, key=lambda kind: kind is not _NONE)
     if get_origin(annotation) is Annotated:
         kind = get_args(annotation)[1]
-        return [kind] if isinstance(kind, Kind) else kinds(get_args(annotation)[0])
+        return [kind] if isinstance(kind, SettingType) else kinds(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return [_choice(get_args(annotation))]
     return [_PLAIN[get_origin(annotation) or annotation]]
 
 
-def _first(annotation: Any, attempt: Callable[[Kind], Any]) -> Any:
+def _first(annotation: Any, attempt: Callable[[SettingType], Any]) -> Any:
     for kind in kinds(annotation):
         try:
             return attempt(kind)
@@ -112,19 +112,19 @@ def _parse_any(text: str) -> Any:
     return _parse_json(text) if text[:1] in {"{", "["} else text
 
 
-_NONE = Kind("None", _check_none, _parse_none)
-_PLAIN: dict[Any, Kind] = {
+_NONE = SettingType("None", _check_none, _parse_none)
+_PLAIN: dict[Any, SettingType] = {
     NoneType: _NONE,
-    bool: Kind("true or false", _instance(bool), _parse_bool),
-    int: Kind("a whole number", _instance(int), int),
-    float: Kind("a number", _instance(int, float), float),
-    str: Kind("text", _instance(str), str),
-    dict: Kind("a mapping", _check_mapping, lambda text: _check_mapping(_parse_json(text))),
-    Any: Kind("any value", lambda value: value, _parse_any),
+    bool: SettingType("true or false", _instance(bool), _parse_bool),
+    int: SettingType("a whole number", _instance(int), int),
+    float: SettingType("a number", _instance(int, float), float),
+    str: SettingType("text", _instance(str), str),
+    dict: SettingType("a mapping", _check_mapping, lambda text: _check_mapping(_parse_json(text))),
+    Any: SettingType("any value", lambda value: value, _parse_any),
 }
 
 
-def _choice(choices: tuple[Any, ...]) -> Kind:
+def _choice(choices: tuple[Any, ...]) -> SettingType:
     by_text = {str(choice).lower(): choice for choice in choices}
 
     def check(value: Any) -> Any:
@@ -140,7 +140,7 @@ def _choice(choices: tuple[Any, ...]) -> Kind:
         except KeyError:
             raise ValueError from None
 
-    return Kind(" or ".join(repr(choice) for choice in choices), check, parse_choice)
+    return SettingType(" or ".join(repr(choice) for choice in choices), check, parse_choice)
 
 
 # --- kinds with a meaning -----------------------------------------------------------------------------------
@@ -168,14 +168,14 @@ def _check_seconds(value: Any) -> float:
     return number
 
 
-def _at_least(minimum: int) -> Kind:
+def _at_least(minimum: int) -> SettingType:
     def check(value: Any) -> int:
         number: int = _instance(int)(value)
         if number < minimum:
             raise ValueError
         return number
 
-    return Kind(f"a whole number of at least {minimum}", check, lambda text: check(int(text)))
+    return SettingType(f"a whole number of at least {minimum}", check, lambda text: check(int(text)))
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -222,7 +222,9 @@ def _check_url(value: Any) -> str:
 #: Seconds as a number, a timedelta, or text such as "10s", "5m", "1h30m".
 Seconds: TypeAlias = Annotated[
     float,
-    Kind('seconds (a number, a timedelta, or text like "10s", "5m", "2h")', _check_seconds, _check_seconds),
+    SettingType(
+        'seconds (a number, a timedelta, or text like "10s", "5m", "2h")', _check_seconds, _check_seconds
+    ),
 ]
 #: A whole number of at least one.
 Count: TypeAlias = Annotated[int, _at_least(1)]
@@ -230,12 +232,12 @@ Count: TypeAlias = Annotated[int, _at_least(1)]
 Amount: TypeAlias = Annotated[int, _at_least(0)]
 #: Several names: a list, or text separated by commas.
 Names: TypeAlias = Annotated[
-    tuple[str, ...], Kind("names (a list, or text separated by commas)", _check_names, _split)
+    tuple[str, ...], SettingType("names (a list, or text separated by commas)", _check_names, _split)
 ]
 #: Several secrets: a list, or text separated by commas.
 Secrets: TypeAlias = Annotated[
     tuple[str, ...],
-    Kind(
+    SettingType(
         f"secrets of at least {_SECRET_LENGTH} characters each (a list, or text separated by commas)",
         *(_check_secrets, _check_secrets),
     ),
@@ -243,10 +245,12 @@ Secrets: TypeAlias = Annotated[
 #: The most and the fewest of something, the other way round as well; one number is the most, and 1 is the fewest.
 Range: TypeAlias = Annotated[
     tuple[int, int],
-    Kind("a range MAX,MIN of whole numbers (MAX at least 1)", _check_range, _check_range),
+    SettingType("a range MAX,MIN of whole numbers (MAX at least 1)", _check_range, _check_range),
 ]
 #: A URL, or several for failover: a list, or text separated by `;`.
-Url: TypeAlias = Annotated[str, Kind("a URL, or several (a list, or text separated by `;`)", _check_url, str)]
+Url: TypeAlias = Annotated[
+    str, SettingType("a URL, or several (a list, or text separated by `;`)", _check_url, str)
+]
 
 
 # --- rate limits --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -124,8 +125,11 @@ def _attribute(module: ModuleType, attribute: str, tried: list[str]) -> tuple[Ta
 
 def _in_module(module: ModuleType, tried: list[str]) -> tuple[TaskQ, str] | None:
     """The app of a module: by the usual names, then in a package's usual modules, then any there is."""
+    apps = {name: value for name, value in vars(module).items() if isinstance(value, TaskQ)}
     for name in _ATTRIBUTES:
         if isinstance(app := getattr(module, name, None), TaskQ):
+            if any(other is not app for other in apps.values()):
+                warnings.warn(f"{_several(module, apps)}: {name} is taken", RuntimeWarning, stacklevel=2)
             return app, f"{module.__name__}:{name}"
     for name in _SUBMODULES if hasattr(module, "__path__") else ():
         full = f"{module.__name__}.{name}"
@@ -133,11 +137,21 @@ def _in_module(module: ModuleType, tried: list[str]) -> tuple[TaskQ, str] | None
             submodule = _import(full, tried)
             if submodule is not None and (found := _in_module(submodule, tried)):
                 return found
-    for name, value in vars(module).items():
-        if isinstance(value, TaskQ):
-            return value, f"{module.__name__}:{name}"
+    return _only(module, apps, tried)
+
+
+def _only(module: ModuleType, apps: Mapping[str, TaskQ], tried: list[str]) -> tuple[TaskQ, str] | None:
+    if len({id(app) for app in apps.values()}) > 1:
+        raise ConfigError(_several(module, apps))
+    for name, app in apps.items():
+        return app, f"{module.__name__}:{name}"
     tried.append(_attempt(f"import {module.__name__}", "there is no TaskQ in it"))
     return None
+
+
+def _several(module: ModuleType, apps: Mapping[str, TaskQ]) -> str:
+    named = " or ".join(f"-A {module.__name__}:{name}" for name in apps)
+    return f"{module.__name__} has several apps, of which a worker runs one: name it with {named}"
 
 
 def _import(name: str, tried: list[str]) -> ModuleType | None:

@@ -14,10 +14,6 @@ from taskq.seams.app import App
 from taskq.wire.fields import own_options
 from taskq.wire.request import Request
 
-_LINKS = ("link", "link_error")
-#: Options about a run, not about its place.
-_OF_RUN = ("expires", "time_limit", "soft_time_limit", "shadow", "priority", "headers")
-
 
 def after_success(app: App, request: Request, value: Any) -> FollowUps:
     """Callbacks, then the next step of the chain (wire-format.md 5.4), each with the value as first argument.
@@ -117,9 +113,7 @@ def replaced(app: App, request: Request, replacement: Replaced) -> FollowUps:
         stamps = {**request.stamps, NAMES: list(request.stamps)}
         signature = signature.stamped(Stamping(None, first), stamps)
     signature = signature.link(*as_signatures(request.callbacks)).link_error(*as_signatures(request.errbacks))
-    place = own_options(request)
-    for option in (*_OF_RUN, *_LINKS, NAMES, *request.stamps):
-        place.pop(option, None)  # not about its place, or dealt with above
+    place = own_options(request, replacement=True)
     place["replaced_task_nesting"] = request.replaced_task_nesting + 1
     moved = signature.replaced(options={**signature.options, **place})
     prepared = app.prepare(moved, request.reply_to, request)

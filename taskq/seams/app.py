@@ -99,7 +99,7 @@ class App(Protocol):
     async def send_task(
         self,
         name: str,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> Any:
@@ -143,7 +143,9 @@ class App(Protocol):
         """The task of that name. Raises NotRegistered."""
         ...
 
-    def signature(self, task: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def signature(
+        self, task: Any, args: Sequence[Any] | None = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         """A signature by the task's name, or from its wire form."""
         ...
 

@@ -95,7 +95,7 @@ def test_options_about_the_message(add: AnyTask, options: dict[str, Any], fields
 
 
 def test_an_unknown_delivery_mode_is_refused(add: AnyTask) -> None:
-    with pytest.raises(TypeError, match="delivery_mode is 'trasient'"):
+    with pytest.raises(ValueError, match="delivery_mode is 'trasient'"):
         sent(add, delivery_mode="trasient")
 
 

@@ -16,6 +16,7 @@ from taskq.wire.message import Message
 from taskq.wire.protocol import Call, decode, encode
 from taskq.wire.request import Request
 from taskq.wire.serializers import get_serializer
+from tests.calls import call_of
 
 ALL = frozenset(["json", "pickle", "yaml", "msgpack"])
 GOLDEN = Path(__file__).parent / "golden"
@@ -216,7 +217,7 @@ def same_call(case: str, theirs: Message) -> Call:
         "origin": theirs.headers["origin"],
         "reply_to": theirs.reply_to,
     }
-    return Call(**{**plain, **options, **times})
+    return call_of(**{**plain, **options, **times})
 
 
 def comparable(headers: Mapping[str, Any], leave_out: set[str]) -> dict[str, Any]:
@@ -314,7 +315,7 @@ def recalled(request: Request, message: Message) -> Call:
     fields |= {"serializer": serializer, "compression": message.headers.get("compression")}
     fields |= {"time_limit": hard, "soft_time_limit": soft, "delivery_mode": message.delivery_mode}
     fields |= {name: getattr(message, name) for name in ("exchange", "routing_key", "priority", "reply_to")}
-    return Call(**fields)
+    return call_of(**fields)
 
 
 PROTOCOL_2 = ("messages_redis", "messages_redis_settings", "messages_amqp", "messages_amqp_chords")

@@ -246,7 +246,8 @@ def written(sent: Sent) -> list[Message]:
     if sent.case not in CASES:
         return theirs
     eta, expires = (instant(theirs[0].headers[name]) for name in ("eta", "expires"))
-    return [encode(replace(same_call(sent.case, theirs[0]), eta=eta, expires=expires))]
+    call = same_call(sent.case, theirs[0])
+    return [encode(replace(call, options={**call.options, "eta": eta, "expires": expires}))]
 
 
 def runs_in_celery(case: str) -> bool:

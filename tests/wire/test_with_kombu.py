@@ -23,6 +23,7 @@ from taskq.wire import envelope
 from taskq.wire.message import Message
 from taskq.wire.protocol import Call, decode, encode
 from taskq.wire.serializers import get_serializer
+from tests.calls import call_of
 
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
 COMPRESSIONS = (
@@ -69,7 +70,7 @@ def channel(app: Celery) -> Iterator[Any]:
 
 
 def call(serializer: str, args: list[Any], **options: Any) -> Call:
-    return Call(
+    return call_of(
         task="wire.echo",
         id=str(uuid.uuid4()),
         args=args,

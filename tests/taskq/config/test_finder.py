@@ -25,7 +25,6 @@ def find(folder: Path, name: str | None = None, **environ: str) -> FoundApp:
         ({"proj.py": made("celery")}, "proj", "proj:celery"),
         ({"proj.py": made("taskq")}, "proj", "proj:taskq"),
         ({"proj.py": made("other")}, "proj", "proj:other"),
-        ({"proj.py": made("other") + made("app")}, "proj", "proj:app"),
         ({"proj.py": made("other") + made("app")}, "proj:other", "proj:other"),
         ({"proj.py": made("other") + made("app")}, "proj.other", "proj:other"),
         ({"proj/__init__.py": made("app")}, "proj", "proj:app"),
@@ -47,6 +46,14 @@ def test_an_app_is_found_where_celery_would_find_it(
     found = find(project(files), name)
     assert (found.target, found.told_by) == (target, "-A")
     assert found.app.main == f"made by {target.rpartition(':')[2]}"
+
+
+def test_several_apps_in_one_module_are_told_of(project: Write) -> None:
+    folder = project({"usual.py": made("other") + made("app"), "proj.py": made("first") + made("second")})
+    with pytest.warns(RuntimeWarning, match="usual has several apps.*app is taken"):
+        assert find(folder, "usual").target == "usual:app"
+    with pytest.raises(ConfigError, match=r"name it with -A proj:first or -A proj:second"):
+        find(folder, "proj")
 
 
 def test_variable_then_pyproject_then_a_guess_tell_it(project: Write) -> None:
