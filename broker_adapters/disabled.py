@@ -1,29 +1,17 @@
 """No result store: what tasks return is thrown away (Celery's `disabled://`)."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from taskq.errors import StoreError
-from taskq.seams.store import Joined, StoreConfig, TaskResult
+from taskq.seams.store import ResultStore, StoreConfig, TaskResult
 
 
-class DisabledStore:
+class DisabledStore(ResultStore):
     """Takes results and keeps none; asking for one raises StoreError. See `taskq.seams.store.ResultStore`."""
-
-    keeps_chords: ClassVar[bool] = False
-    reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
         self._url = config.url
-
-    async def open(self) -> None:
-        """Nothing to connect to."""
-
-    async def close(self) -> None:
-        """Nothing to disconnect from."""
-
-    async def expect(self, task_ids: Sequence[str]) -> None:
-        """Nothing to prepare."""
 
     async def save(self, results: Sequence[TaskResult]) -> None:
         """Thrown away."""
@@ -43,17 +31,6 @@ class DisabledStore:
 
     async def grow_chord(self, group_id: str, task_id: str) -> None:
         raise self._refusal(f"part {task_id} of chord {group_id}")
-
-    async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:  # noqa: ARG002 - the seam's signature
-        """Thrown away: no chord was begun here."""
-        return None
-
-    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
-        """Thrown away, too."""
-        return [None] * len(parts)
-
-    async def end_chords(self, group_ids: Sequence[str]) -> None:
-        """Nothing is kept."""
 
     async def save_group(self, group_id: str, data: Any) -> None:  # noqa: ARG002 - the seam's signature
         raise self._refusal(f"group {group_id}")

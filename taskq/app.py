@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -28,7 +29,8 @@ from taskq.run.eager import run_eagerly
 from taskq.seams.app import Prepared
 from taskq.seams.broker import Broker, BrokerConfig
 from taskq.seams.connection import Connection
-from taskq.seams.publisher import Publisher, announce_before, publish_with_retry, retry_policy
+from taskq.seams.publisher import DEADLINE, Publisher, announce_before, publish_with_retry, retry_policy
+from taskq.seams.records import Retention
 from taskq.seams.store import ResultStore, StoreConfig, require_chords
 from taskq.seams.urls import mask, store_url
 from taskq.streamed import Stream, source_of
@@ -75,7 +77,7 @@ class TaskQ:
         self.main = main
         named = {"broker_url": broker, "result_backend": backend, "include": include}
         given = {key: value for key, value in named.items() if value is not None}
-        self.conf = Settings.load({**given, **settings})
+        self.conf = Settings.load({**given, **settings}, module=_file_of_caller())
         self._own: dict[str, Task[Any, Any, Any]] = builtin_tasks(self)
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = WeakKeyDictionary()
         self._calls: CallBuilder | None = None
@@ -230,7 +232,11 @@ class TaskQ:
             ssl=_tls(conf.broker_use_ssl),
             held_bytes=conf.worker_held_bytes,
             name=self.main,
-            dead_retention=conf.dead_retention,
+            max_message_bytes=conf.max_message_bytes,
+            publish_timeout=conf.task_publish_retry_policy.get("timeout") or DEADLINE,
+            retention=Retention(
+                conf.dead_limit, conf.dead_retention or None, conf.revoked_limit, conf.announced_limit
+            ),
         )
 
     def store_config(self) -> StoreConfig:
@@ -261,6 +267,9 @@ class TaskQ:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
+            # A connection refers to its loop, so that closed ones would stay for ever.
+            for closed in [other for other in self._connections if other.is_closed()]:
+                del self._connections[closed]
             connection = self._connections[loop] = self.connection()
         return connection
 
@@ -480,6 +489,14 @@ class TaskQ:
 
     def __repr__(self) -> str:
         return f"<TaskQ {self.main} {mask(self.conf.broker_url)}>"
+
+
+def _file_of_caller() -> str | None:
+    """The file of the module that makes an app; None at a prompt, and for apps that taskq makes itself."""
+    frame = sys._getframe(2)  # noqa: SLF001 - its documented use
+    name: str = frame.f_globals.get("__name__", "")
+    path: str | None = frame.f_globals.get("__file__")
+    return None if name.partition(".")[0] == "taskq" else path
 
 
 class ConnectionPool:

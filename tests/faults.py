@@ -9,11 +9,11 @@ from taskq import TaskQ
 from taskq.broker_adapters.memory.broker import MemoryBroker, MemoryConsumer
 from taskq.broker_adapters.memory.store import MemoryStore
 from taskq.errors import PublishErrors
-from taskq.seams.broker import BROKERS, BrokerConfig
-from taskq.seams.store import STORES, StoreConfig
+from taskq.seams.broker import BrokerConfig
+from taskq.seams.store import StoreConfig
+from taskq.seams.urls import SCHEMES, Scheme
 
-BROKERS["faulty"] = "tests.faults:FaultyBroker"
-STORES["faulty"] = "tests.faults:FaultyStore"
+SCHEMES["faulty"] = Scheme("tests.faults:FaultyBroker", "tests.faults:FaultyStore")
 
 #: URL -> verb -> the errors of its next calls; FOREVER at the end repeats the one before it.
 PLANS: defaultdict[str, defaultdict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))

@@ -23,17 +23,19 @@ from taskq.broker_adapters.amqp.link import DRIVER_ERRORS, AmqpLink, OneAttempt
 from taskq.broker_adapters.amqp.records import DeadLetters, Deaths, RecordNames, RevokedRecords
 from taskq.broker_adapters.amqp.sender import AmqpSender
 from taskq.broker_adapters.amqp.topology import Topology
-from taskq.seams.broker import BrokerConfig, Features, Queue
+from taskq.seams.broker import Broker, BrokerConfig, Features, Queue
+from taskq.seams.exchanges import publish_sendable
 from taskq.wire.message import DeadLetter, Delivery, Message
 
 
-class AmqpBroker:
+class AmqpBroker(Broker):
     """Connects to RabbitMQ."""
 
     features: ClassVar[Features] = Features(delays=True, celery=True)
 
     def __init__(self, config: BrokerConfig) -> None:
         names = RecordNames(config)
+        self._config = config
 
         def queue(name: str) -> Queue:
             return names.declarations.get(name) or config.queue(name)
@@ -54,7 +56,7 @@ class AmqpBroker:
         self._letters = DeadLetters(names.dead, self._sender, browser)
         self._consumers: list[AmqpConsumer] = []
         self.boxes = AmqpBoxes(self._sender, self._consuming, self._connect_consuming)
-        self.bus = AmqpBus(self._publishing, self._consuming, self._connect_consuming)
+        self.bus: AmqpBus = AmqpBus(self._publishing, self._consuming, self._connect_consuming)
 
     async def open(self) -> None:
         await self._publishing.open()
@@ -68,7 +70,7 @@ class AmqpBroker:
         await self._publishing.close()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        await self._sender.publish(messages)
+        await publish_sendable(messages, self._config, self._sender.publish)
 
     async def publish_each(self, messages: Sequence[Message]) -> Mapping[int, Exception]:
         """What went wrong with which (OperationalError or Refused). Raises as `publish`, where nothing was sent."""

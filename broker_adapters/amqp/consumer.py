@@ -16,7 +16,7 @@ from taskq.broker_adapters.amqp.sender import AmqpSender, open_data_channel
 from taskq.broker_adapters.amqp.topology import Topology
 from taskq.clock import now
 from taskq.errors import OperationalError, PublishErrors, Refused
-from taskq.seams.broker import ANY_SIZE
+from taskq.seams.broker import ANY_SIZE, Consumer
 from taskq.wire.message import Delivery, Message
 
 log = logging.getLogger("taskq.amqp")
@@ -35,7 +35,7 @@ class ConsumerShared(NamedTuple):
     dead: DeadLetters
 
 
-class AmqpConsumer:
+class AmqpConsumer(Consumer):
     """Receives from some queues; see `taskq.seams.broker.Consumer`."""
 
     def __init__(self, parts: ConsumerShared, queues: Sequence[str], prefetch: int) -> None:

@@ -23,7 +23,7 @@ from taskq.broker_adapters.amqp.topology import OwnQueue
 from taskq.clock import now
 from taskq.errors import DecodeError, EncodeError, OperationalError, Refused, SaveErrors, StoreError
 from taskq.seams.broker import Boxes, BrokerConfig, Consumer, Queue
-from taskq.seams.store import Joined, StoreConfig, TaskResult, join_each
+from taskq.seams.store import Joined, ResultStore, StoreConfig, TaskResult, join_each
 from taskq.states import READY, SUCCESS
 from taskq.wire.message import Delivery, Message
 
@@ -125,7 +125,7 @@ class Received:
                 self.bytes -= first.size
 
 
-class RpcStore:
+class RpcStore(ResultStore):
     """Sends results, and receives those of its own calls; see `taskq.seams.store.ResultStore`."""
 
     keeps_chords: ClassVar[bool] = True

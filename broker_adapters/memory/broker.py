@@ -18,15 +18,14 @@ from taskq.broker_adapters.memory.line import Line, Tag, Waiter
 from taskq.broker_adapters.memory.once import OnceNames
 from taskq.clock import now
 from taskq.errors import DecodeError
-from taskq.seams.broker import ANY_SIZE, BrokerConfig, Features
+from taskq.seams.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, Features
 from taskq.seams.exchanges import address, raise_refused
-from taskq.wire.envelope import dumps, loads
-from taskq.wire.message import DeadLetter, Delivery, Message
+from taskq.seams.records import KeptRecords
+from taskq.wire.envelope import loads
+from taskq.wire.message import DeadLetter, Delivery, Message, id_of
 
 #: Seconds between two looks at the leases of others while nothing arrives.
 SWEEP = 1.0
-#: The most dead letters kept; the oldest make room.
-DEAD_LETTERS = 10_000
 
 
 class MessageHub:
@@ -38,8 +37,7 @@ class MessageHub:
         self._lines: defaultdict[str, Line] = defaultdict(Line)
         self._parked: list[tuple[float, int, Waiter]] = []
         self._consumers: set[MemoryConsumer] = set()
-        self._dead: dict[str, DeadLetter] = {}
-        self._revoked: dict[str, float] = {}
+        self.kept = KeptRecords()
         self.names = OnceNames()
 
     def add(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
@@ -143,33 +141,7 @@ class MessageHub:
 
     def recall(self, task_ids: Collection[str]) -> None:
         with self._lock:
-            self._return_now(lambda entry: loads(entry.raw).headers.get("id") in task_ids)
-
-    def revoke(self, task_ids: Iterable[str], until: float) -> None:
-        with self._lock:
-            time = now()
-            self._revoked = {key: end for key, end in self._revoked.items() if end > time}
-            self._revoked.update(dict.fromkeys(task_ids, until))
-
-    def revoked(self, task_ids: Iterable[str]) -> set[str]:
-        with self._lock:
-            time = now()
-            return {task_id for task_id in task_ids if self._revoked.get(task_id, time) > time}
-
-    def dead(self, limit: int) -> list[DeadLetter]:
-        with self._lock:
-            letters = sorted(self._dead.values(), key=lambda letter: letter.at)
-        return letters[::-1][:limit]
-
-    def bury(self, letters: Iterable[DeadLetter]) -> None:
-        with self._lock:
-            self._dead.update((letter.id, letter) for letter in letters)
-            for oldest in list(self._dead)[: max(0, len(self._dead) - DEAD_LETTERS)]:
-                del self._dead[oldest]
-
-    def revive(self, ids: Iterable[str]) -> list[DeadLetter]:
-        with self._lock:
-            return [self._dead.pop(key) for key in dict.fromkeys(ids) if key in self._dead]
+            self._return_now(lambda entry: id_of(loads(entry.raw)) in task_ids)
 
     # What follows is called with the lock held.
 
@@ -209,7 +181,7 @@ class MessageHub:
 HUBS: defaultdict[str, MessageHub] = defaultdict(MessageHub)
 
 
-class MemoryConsumer:
+class MemoryConsumer(Consumer):
     """Receives from some queues of a hub; see `taskq.seams.broker.Consumer`."""
 
     def __init__(self, hub: MessageHub, queues: Sequence[str], prefetch: int, lease: float) -> None:
@@ -303,10 +275,10 @@ class MemoryConsumer:
 
     def _bury(self, entry: Waiter, reason: str, message: Message | None) -> None:
         raw = entry.raw if message is None else b""
-        self._hub.bury([DeadLetter(str(entry.order), entry.queue, reason, now(), message, raw)])
+        self._hub.kept.bury([DeadLetter(str(entry.order), entry.queue, reason, now(), message, raw)])
 
 
-class MemoryBroker:
+class MemoryBroker(Broker):
     """Connects to the hub of its name; see `taskq.seams.broker.Broker`.
 
     Messages with a `due` are delivered at once: their worker holds them, or parks them here.
@@ -316,13 +288,12 @@ class MemoryBroker:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._hub = HUBS[config.url]
+        self.kept = self._hub.kept
+        self.kept.retention = config.retention
         self._config = config
         self._lease = config.lease
         self._consumers: list[MemoryConsumer] = []
-        self.bus = MemoryBus(config.url)
-
-    async def open(self) -> None:
-        """Nothing to connect to."""
+        self.bus: MemoryBus = MemoryBus(config.url, config.retention.announced)
 
     async def close(self) -> None:
         for consumer in self._consumers:
@@ -331,12 +302,12 @@ class MemoryBroker:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         addressed, failures = address(messages, self._config)
-        # Written before it is named: what cannot be written is not published.
-        written = [
-            (queue, message.priority, dumps(message, delivery_tag="")) for queue, _, message in addressed
-        ]
         fresh = self._hub.names.are_new([one.once for one in addressed])
-        self._hub.add(one for one, is_fresh in zip(written, fresh, strict=True) if is_fresh)
+        self._hub.add(
+            (queue, message.priority, raw)
+            for (queue, _, message, raw), is_fresh in zip(addressed, fresh, strict=True)
+            if is_fresh
+        )
         raise_refused(failures, len(messages))
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> MemoryConsumer:
@@ -362,18 +333,3 @@ class MemoryBroker:
 
     async def recall(self, task_ids: Sequence[str]) -> None:
         self._hub.recall(frozenset(task_ids))
-
-    async def revoke(self, task_ids: Sequence[str], until: float) -> None:
-        self._hub.revoke(task_ids, until)
-
-    async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
-        return self._hub.revoked(task_ids)
-
-    async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
-        return self._hub.dead(limit)
-
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        self._hub.bury(letters)
-
-    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        return self._hub.revive(ids)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from taskq.seams.bus import Arrivals, Exchange, Inbox
+from taskq.seams.exchanges import takes
 from taskq.wire.message import Message
 
 
 class MemoryListener(Arrivals):
     """See `taskq.seams.bus.Listener`."""
 
-    def __init__(self, hub: "BusHub", inbox: Inbox) -> None:
-        super().__init__()
+    def __init__(self, hub: "BusHub", inbox: Inbox, most: int) -> None:
+        super().__init__(most)
         self.inbox = inbox
         self._hub = hub
         self._loop = asyncio.get_running_loop()
@@ -26,7 +27,7 @@ class MemoryListener(Arrivals):
 
     def _take(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            if self.inbox.takes(message.routing_key):
+            if takes(self.inbox, message.routing_key):
                 self.add(message)
 
     async def close(self) -> None:
@@ -62,15 +63,16 @@ HUBS: defaultdict[str, BusHub] = defaultdict(BusHub)
 class MemoryBus:
     """See `taskq.seams.bus.Bus`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, most: int) -> None:
         self._hub = HUBS[url]
+        self._most = most
         self._listeners: list[MemoryListener] = []
 
     async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         self._hub.announce(exchange, messages)
 
     async def listen(self, inbox: Inbox) -> MemoryListener:
-        listener = MemoryListener(self._hub, inbox)
+        listener = MemoryListener(self._hub, inbox, self._most)
         self._hub.join(listener)
         self._listeners = [known for known in self._listeners if not known.ended]
         self._listeners.append(listener)

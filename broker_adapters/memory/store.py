@@ -12,14 +12,17 @@ from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 from taskq.clock import now
-from taskq.errors import EncodeError
+from taskq.errors import EncodeError, Refused, SaveErrors
 from taskq.seams.store import (
     CHORD_CLAIM,
     Claimed,
     Joined,
+    ResultStore,
     StoreConfig,
     TaskResult,
+    check_part,
     join_when_free,
+    storable,
 )
 from taskq.states import READY, SUCCESS
 
@@ -210,11 +213,10 @@ def drop_expired(table: dict[str, Stored], time: float) -> None:
 HUBS: defaultdict[str, ResultHub] = defaultdict(ResultHub)
 
 
-class MemoryStore:
+class MemoryStore(ResultStore):
     """Connects to the hub of its name; see `taskq.seams.store.ResultStore`."""
 
     keeps_chords: ClassVar[bool] = True
-    reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
         self._hub = HUBS[config.url]
@@ -222,20 +224,16 @@ class MemoryStore:
         self._dumps: Callable[[Any], bytes] = config.serializer.dumps
         self._loads: Callable[[bytes], Any] = config.serializer.loads
 
-    async def open(self) -> None:
-        """Nothing to connect to."""
-
-    async def close(self) -> None:
-        """Nothing to disconnect from."""
-
-    async def expect(self, task_ids: Sequence[str]) -> None:
-        """Nothing to prepare: results are kept whether someone waits or not."""
-
     async def save(self, results: Sequence[TaskResult]) -> None:
-        until = now() + self._lifetime
+        until, failures = now() + self._lifetime, dict[int, Refused]()
         self._hub.save(
-            [(one.task_id, Stored(self._dumps(one.payload()), one.state, until)) for one in results]
+            [
+                (one.task_id, Stored(self._dumps(one.payload()), one.state, until))
+                for _, one in storable(results, failures)
+            ]
         )
+        if failures:
+            raise SaveErrors(failures)
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
         return [None if raw is None else self._read(raw) for raw in self._hub.load(task_ids)]
@@ -261,6 +259,7 @@ class MemoryStore:
         self._hub.grow_chord(group_id, task_id, self._lifetime)
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        check_part(part, index)
         raw = self._dumps(part.payload())
 
         async def attempt() -> list[bytes] | Claimed | None:
@@ -274,8 +273,9 @@ class MemoryStore:
 
     def _join(self, part: TaskResult, index: int | None) -> Joined:
         try:
+            check_part(part, index)
             joined = self._hub.join(part, index, self._dumps(part.payload()), self._lifetime)
-        except EncodeError as error:
+        except (EncodeError, Refused) as error:
             return error
         return [self._read(raw) for raw in joined] if isinstance(joined, list) else joined
 

@@ -5,7 +5,7 @@ popped outside the claim script.
 """
 
 from collections.abc import Collection, Sequence
-from time import time
+from logging import getLogger
 from typing import Any, ClassVar, Final
 
 from taskq.broker_adapters.redis import dead as redis_dead
@@ -17,21 +17,21 @@ from taskq.broker_adapters.redis.hearing import Hearing
 from taskq.broker_adapters.redis.layout import read_layout
 from taskq.broker_adapters.redis.link import RedisLink
 from taskq.broker_adapters.redis.publisher import RedisPublisher
+from taskq.broker_adapters.redis.revoked import RevokedIds
 from taskq.broker_adapters.redis.scripts import PURGE, RECALL
 from taskq.broker_adapters.redis.session import RedisSession
 from taskq.broker_adapters.redis.url import Target, parse_target
-from taskq.seams.broker import BrokerConfig, Features, Queue
+from taskq.errors import ConnectionLost, OperationalError
+from taskq.seams.broker import Broker, BrokerConfig, Features, Queue
 from taskq.wire.message import DeadLetter, Delivery, Message
 
-#: Revoked ids kept; those that end first make room.
-REVOKED: Final = 50_000
+logger = getLogger(__name__)
+
 #: Tasks looked for by one call: it holds the server for some milliseconds.
 RECALLED: Final = 500
-#: Seconds for which the whole set is kept after the last revoke.
-KEEP_REVOKED: Final = 30 * 86400
 
 
-class RedisBroker:
+class RedisBroker(Broker):
     """Connects to one Redis; see `taskq.seams.broker.Broker`.
 
     Messages with a `due` are delivered at once, as Celery does: their worker holds them, or parks them here.
@@ -43,24 +43,27 @@ class RedisBroker:
         target = _target(config)
         self._lease = config.lease
         self._queue = config.queue
-        self._layout = read_layout(config.options, target.endpoints[0].db, config.dead_retention)
+        self._shown = target.shown
+        self._layout = read_layout(config.options, target.endpoints[0].db, config.retention)
         self._link = RedisLink(target, on_push=self._on_push, on_connect=self._on_connect)
         durability = read_durability(config.options, config.timeout)
         # Waiting for disks and replicas holds a connection, and is about what was written on that one.
         self._sending = (
             RedisLink(_target(config), on_connect=self._on_sending_connect) if durability else self._link
         )
-        self._publisher = RedisPublisher(
-            self._sending, self._layout, target.shown, config.queue, config.timeout, durability
-        )
+        self._publisher = RedisPublisher(self._sending, self._layout, target.shown, config, durability)
         self._consumers: list[RedisConsumer] = []
+        self._revoked = RevokedIds(self._link, self._layout)
         subscribed = RedisLink(_target(config), on_push=self._on_push, on_connect=self._on_hearing_connect)
         self._hearing = Hearing(subscribed)
-        self.bus = RedisBus(self._link, self._hearing, self._layout, lambda: RedisLink(_target(config)))
+        self.bus: RedisBus = RedisBus(
+            self._link, self._hearing, self._layout, lambda: RedisLink(_target(config))
+        )
 
     async def open(self) -> None:
         await self._link.call("PING")
         await self._sending.session()
+        await warn_of_eviction(self._link, self._shown)
 
     async def close(self) -> None:
         for consumer in self._consumers:
@@ -131,26 +134,10 @@ class RedisBroker:
     # -- revoked
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
-        if not task_ids:
-            return
-        key = self._layout.own("revoked")
-        session = await self._link.session()
-        members = [value for task_id in task_ids for value in (f"{until:.6f}", task_id)]
-        futures = session.send(
-            ("ZADD", key, "GT", *members),
-            ("ZREMRANGEBYSCORE", key, "-inf", f"{time():.6f}"),
-            ("ZREMRANGEBYRANK", key, 0, -1 - REVOKED),
-            ("EXPIRE", key, KEEP_REVOKED),
-        )
-        for future in futures:
-            session.checked(await future)
+        await self._revoked.add(task_ids, until)
 
     async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
-        if not task_ids:
-            return set()
-        ends = await self._link.call("ZMSCORE", self._layout.own("revoked"), *task_ids)
-        now = time()
-        return {task_id for task_id, end in zip(task_ids, ends, strict=True) if end is not None and end > now}
+        return await self._revoked.among(task_ids)
 
     # -- dead letters
 
@@ -181,8 +168,38 @@ class RedisBroker:
 
     def _on_push(self, push: Sequence[Any]) -> None:
         self.bus.take_push(push)
+        self._revoked.take_push(push)
         for consumer in self._consumers:
             consumer.take_push(push)
+
+
+#: The servers that were found to evict: each is warned of once in a process.
+_EVICTING: Final[set[str]] = set()
+
+
+async def warn_of_eviction(link: RedisLink, shown: str) -> None:
+    """Say once that this Redis is set up to throw keys away: a queue is one, and so is everything that is held."""
+    try:
+        about = await link.call("INFO", "memory")
+    except ConnectionLost:
+        raise
+    except OperationalError:  # not ours to ask
+        return
+    policy = next(
+        (line[17:] for line in _text(about).splitlines() if line.startswith("maxmemory_policy:")), ""
+    )
+    if policy not in {"", "noeviction"} and shown not in _EVICTING:
+        _EVICTING.add(shown)
+        logger.warning(
+            "%s: maxmemory-policy is %s: when memory is short, Redis may delete queues, running tasks' messages and"
+            " results without a word; set it to noeviction",
+            shown,
+            policy,
+        )
+
+
+def _text(reply: Any) -> str:
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
 
 
 def _target(config: BrokerConfig) -> Target:

@@ -9,11 +9,13 @@ from uuid import uuid4
 
 from taskq.broker_adapters.redis.hearing import Hearing
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import RedisLink, backoff
+from taskq.broker_adapters.redis.link import RedisLink
 from taskq.broker_adapters.redis.session import RedisSession
 from taskq.clock import now
 from taskq.errors import DecodeError, OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
+from taskq.seams.exchanges import fits
+from taskq.seams.retry import Backoff
 from taskq.wire.envelope import dumps, loads
 from taskq.wire.message import Message
 
@@ -21,6 +23,8 @@ logger = getLogger(__name__)
 
 #: Characters with a meaning in a Redis pattern.
 _GLOB: Final = re.compile(r"([\[\]*?^\\-])")
+#: What stands for words in a topic, with the dots that go with no words.
+_WORDS: Final = re.compile(r"\.?#\.?|\*")
 #: Seconds a list of replies outlives its listener, and its binding is kept from kombu's sweep (2.1).
 _REPLIES_KEPT, _BINDING_KEPT = 10.0, 3600.0
 #: Seconds of one blocking pop: shorter than what a reply may take (`redis_session.REPLY_TIMEOUT`).
@@ -30,10 +34,15 @@ _BLOCK: Final = 2
 class Subscriber(Arrivals):
     """Listens to channels; see `taskq.seams.bus.Listener`."""
 
-    def __init__(self, bus: "RedisBus", pattern: bytes) -> None:
-        super().__init__()
+    def __init__(self, bus: "RedisBus", pattern: bytes, inbox: Inbox, most: int) -> None:
+        super().__init__(most)
         self.pattern = pattern
+        self._inbox = inbox
         self._bus = bus
+
+    def take(self, raw: bytes) -> None:
+        """What came by the pattern, which Redis cannot read as words."""
+        _add(self, raw, self._inbox)
 
     async def close(self) -> None:
         await self._bus.leave(self)
@@ -44,7 +53,7 @@ class ReplyList(Arrivals):
     """Listens to a list of its own over a connection of its own, which the pop blocks."""
 
     def __init__(self, link: RedisLink, shared: RedisLink, layout: Layout, inbox: Inbox) -> None:
-        super().__init__()
+        super().__init__(layout.retention.announced)
         self._link = link
         self._shared = shared
         self._layout = layout
@@ -77,20 +86,19 @@ class ReplyList(Arrivals):
             logger.debug("%s; the list of replies expires", error)
 
     async def _follow(self) -> None:
-        refused = 0
+        pauses = Backoff()
         while True:
             try:
                 popped = await self._link.retry_until_done(
                     lambda session: session.call("BRPOP", *self._keys, _BLOCK)
                 )
-                refused = 0
+                pauses.reset()
             except OperationalError as error:
                 logger.warning("%s; replies wait", error)
                 popped = None
-                await asyncio.sleep(backoff(refused))
-                refused += 1
+                await asyncio.sleep(pauses.next())
             if popped is not None:
-                _add(self, popped[1])
+                _add(self, popped[1], self._inbox)
 
 
 class RedisBus:
@@ -148,8 +156,8 @@ class RedisBus:
             self._lists = [known for known in self._lists if not known.ended]
             self._lists.append(replies)
             return replies
-        channel = _GLOB.sub(r"\\\1", self._layout.channel(inbox.exchange.name, inbox.key.replace("#", "\0")))
-        subscriber = Subscriber(self, channel.replace("\0", "*").encode())
+        pattern = glob(self._layout.channel(inbox.exchange.name, inbox.key))
+        subscriber = Subscriber(self, pattern, inbox, self._layout.retention.announced)
         session = await self._hearing.session()
         self._subscribers.setdefault(subscriber.pattern, []).append(subscriber)
         await session.call("PSUBSCRIBE", subscriber.pattern)
@@ -184,11 +192,24 @@ class RedisBus:
     def take_push(self, push: Sequence[Any]) -> None:
         if push[0] == b"pmessage":
             for subscriber in self._subscribers.get(push[1], ()):
-                _add(subscriber, push[-1])
+                subscriber.take(push[-1])
 
 
-def _add(arrivals: Arrivals, raw: bytes) -> None:
+def glob(channel: str) -> bytes:
+    """The pattern of Redis for a topic: it takes all that AMQP's rule takes, and more, since it knows no words.
+
+    >>> glob("/0.celeryev/task.#")
+    b'/0.celeryev/task*'
+    """
+    free = _WORDS.sub("\0", channel)
+    return _GLOB.sub(r"\\\1", free).replace("\0", "*").encode()
+
+
+def _add(arrivals: Arrivals, raw: bytes, inbox: Inbox) -> None:
     try:
-        arrivals.add(loads(raw))
+        message = loads(raw)
     except DecodeError as error:
         logger.warning("dropped an unreadable message of the bus: %s", error)
+        return
+    if inbox.exchange.kind != "topic" or fits(inbox.key, message.routing_key):
+        arrivals.add(message)

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from taskq.broker_adapters.redis.layout import Layout
 from taskq.broker_adapters.redis.link import Call, RedisLink
 from taskq.broker_adapters.redis.scripts import RENEW, RESTORE
-from taskq.wire.message import Delivery, Message
+from taskq.wire.message import Delivery, written_id
 
 #: A week after the last death of any message the counts are forgotten.
 KEEP_DEATHS: Final = 7 * 86400
@@ -77,15 +77,6 @@ def set_marks(envelope: dict[str, Any]) -> None:
 
 def task_id(envelope: dict[str, Any]) -> str:
     return written_id(envelope["headers"].get("id") or envelope["properties"].get("correlation_id") or "")
-
-
-def message_id(message: Message) -> str:
-    return written_id(message.headers.get("id") or message.correlation_id)
-
-
-def written_id(found: Any) -> str:
-    """A task id as Redis takes it: what a broken message has in its place may be anything."""
-    return str(found).encode("utf-8", "backslashreplace").decode()
 
 
 def ahead(lease: float, layout: Layout) -> float:

@@ -14,7 +14,6 @@ from taskq.broker_adapters.redis.claims import (
     ahead,
     give_back,
     mark,
-    message_id,
     read_claim,
     renew,
 )
@@ -26,18 +25,18 @@ from taskq.broker_adapters.redis.layout import Layout
 from taskq.broker_adapters.redis.link import (
     Call,
     RedisLink,
-    backoff,
     is_unknown_script,
     run_scripts,
     wait_at_most,
 )
 from taskq.broker_adapters.redis.scripts import ACK, CLAIM, FORGET_SOON, PARK
-from taskq.broker_adapters.redis.session import RedisSession, Reply
+from taskq.broker_adapters.redis.session import NotPermitted, RedisSession, Reply
 from taskq.broker_adapters.redis.sources import Asked, Sources
 from taskq.errors import BrokerFull, ConnectionLost, DecodeError, OperationalError
-from taskq.seams.broker import ANY_SIZE, ONCE_SETTLED, Queue, hand_out
+from taskq.seams.broker import ANY_SIZE, ONCE_SETTLED, Consumer, Queue, hand_out
+from taskq.seams.retry import Backoff
 from taskq.wire.envelope import loads_tagged
-from taskq.wire.message import Delivery
+from taskq.wire.message import Delivery, id_of
 
 logger = getLogger(__name__)
 
@@ -52,7 +51,7 @@ POLL_WITHOUT_NEWS: Final = 0.05
 _ANY_AGE: Final = -1e12
 
 
-class RedisConsumer:
+class RedisConsumer(Consumer):
     """Receives from some queues; see `taskq.seams.broker.Consumer`.
 
     Idle waiting: Redis tells this connection when one of the lists changes (CLIENT TRACKING). One connection
@@ -90,7 +89,12 @@ class RedisConsumer:
         self._news = asyncio.Event()
         self._poll = POLL
         self._drained = True
-        self._refused = 0
+        self._keys: set[bytes] = set()
+        # The lists are empty, and Redis will tell of their next change; and somebody waits for room.
+        self._exhausted = False
+        self._cramped = False
+        self._refused = False
+        self._pauses = Backoff()
         self._closed = False
         self._keeper = Keeper(link, layout)
 
@@ -104,6 +108,8 @@ class RedisConsumer:
         self._fanout = Fanout(self._layout, fanouts, self._add)
         plain = [queue.name for queue in declared if queue not in fanouts]
         self._sources = Sources(self._layout, plain, self._name)
+        self._keys = {key.encode() for key, _, _ in self._layout.lists(plain)}
+        self._exhausted = False
         self._expiries = self._layout.expiries(declared)
         if fanouts:
             await self._fanout.subscribe(await self._hearing.session())
@@ -112,8 +118,10 @@ class RedisConsumer:
     # -- called by the broker
 
     async def on_connect(self, session: RedisSession) -> None:
+        self._exhausted = False
         try:
             await session.call("CLIENT", "TRACKING", "ON")
+            session.tracks = True
             self._poll = POLL
         except OperationalError as error:
             if session.broken is not None:
@@ -127,8 +135,9 @@ class RedisConsumer:
 
     def take_push(self, push: Sequence[Any]) -> None:
         """Something changed in a list we looked at, or a message came by fanout."""
-        if push[0] == b"invalidate":
-            self._news.set()
+        if push[0] == b"invalidate":  # also of what scripts read beside the lists
+            if push[1] is None or not self._keys.isdisjoint(push[1]):
+                self._news.set()
         else:
             self._fanout.take(push)
 
@@ -145,26 +154,31 @@ class RedisConsumer:
                 return hand_out(self._ready, limit, max_bytes)
             room = min(limit, MOST, self._prefetch - len(self._held))
             if self._asked is None and (room <= 0 or not self._sources.queues):
+                self._cramped = True
                 self._news.clear()
                 await self._news.wait()
+            elif self._exhausted and self._asked is None and not self._news.is_set():
+                await wait_at_most(self._poll, self._news)
+                self._exhausted = False
             elif not await self._try_to_claim(room, max_bytes) and not self._ready:
                 await wait_at_most(self._poll, self._news)
         return []
 
     async def _try_to_claim(self, room: int, max_bytes: int) -> bool:
-        """As `_claim`. A Redis that takes no writes at present is asked again, ever less often."""
+        """As `_claim`. A Redis that takes no writes at present, or not from this user, is asked again, ever less often."""
         try:
             more = await self._link.retry_until_done(partial(self._claim, room=room, max_bytes=max_bytes))
-        except BrokerFull as error:
-            if self._refused == 0:
-                logger.error("%s; nothing is received until it takes writes again", error)  # noqa: TRY400 - says it all
+        except (BrokerFull, NotPermitted) as error:
+            if not self._refused:
+                logger.error("%s; nothing is received until that is put right", error)  # noqa: TRY400 - says it all
+            self._refused = True
             self._news.clear()
-            await wait_at_most(backoff(self._refused), self._news)
-            self._refused += 1
+            await wait_at_most(self._pauses.next(), self._news)
             return True
         if self._refused:
-            logger.warning("Redis takes writes: this worker receives again")
-            self._refused = 0
+            logger.warning("this worker receives again")
+            self._refused = False
+            self._pauses.reset()
         return more
 
     async def _claim(self, session: RedisSession, *, room: int, max_bytes: int) -> bool:
@@ -185,7 +199,9 @@ class RedisConsumer:
         self._asked = None
         await self._take_reply(session, asked, replies[0])
         looked = len(replies) > 1
-        return not looked or replies[1] != 0
+        more = not looked or replies[1] != 0
+        self._exhausted = self._drained and not more
+        return more
 
     def _ask(self, session: RedisSession, room: int, max_bytes: int) -> Asked:
         sources = self._sources.next()
@@ -199,6 +215,7 @@ class RedisConsumer:
             # Looking at the lists is what makes Redis tell of their next change.
             commands.append(("EXISTS", *keys))
         self._news.clear()
+        self._cramped = False
         asked = Asked(sources, self._number, room, tuple(session.send(*commands)))
         if self._expiries:
             session.send(*self._expiries)
@@ -260,7 +277,7 @@ class RedisConsumer:
             self._unreadable.clear()
             self._drained = False  # there is room again
         if self._suspects:
-            ids = [message_id(delivery.message) for delivery in self._suspects]
+            ids = [id_of(delivery.message) for delivery in self._suspects]
             counts = await session.call("HMGET", self._layout.own("deaths"), *ids)
             for delivery, count in zip(self._suspects, counts, strict=True):
                 delivery.deaths = int(count) if delivery.redelivered and count else 0
@@ -305,7 +322,7 @@ class RedisConsumer:
         if calls:
             over = [d for d in (*ack, *(d for d, _ in reject)) if d.deaths]
             await self._link.retry_until_done(
-                partial(self._run, calls=calls, forget=[message_id(d.message) for d in over])
+                partial(self._run, calls=calls, forget=[id_of(d.message) for d in over])
             )
             self._release([*tags, *(claim.tag for claim in back), *(tag for tag, _, _ in letters)])
 
@@ -318,21 +335,22 @@ class RedisConsumer:
     def _release(self, tags: Sequence[str]) -> None:
         for tag in tags:
             self._held.pop(tag, None)
-        self._news.set()
+        if self._cramped or not self._drained:
+            self._news.set()
 
     def _returning(self, claims: Sequence[Claim], *, front: bool) -> Call:
         returns = [Return(claim.tag, [claim.list], mark(claim.entry)[0]) for claim in claims]
         return give_back(self._layout, returns, guard=self._layout.custody[2], age=_ANY_AGE, front=front)
 
     async def strike(self, delivery: Delivery, count: int = 1) -> None:
-        deaths, task_id = self._layout.own("deaths"), message_id(delivery.message)
+        deaths, task_id = self._layout.own("deaths"), id_of(delivery.message)
         await self._link.retry_until_done(lambda session: session.call("HINCRBY", deaths, task_id, count))
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         args: list[Any] = []
         for delivery, due in deliveries:
             if delivery.tag is not None:
-                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}", message_id(delivery.message))
+                args += (delivery.tag.tag, delivery.queue, f"{due:.6f}", id_of(delivery.message))
         self._fanout.deliver_later([(delivery, due) for delivery, due in deliveries if delivery.tag is None])
         if args:
             call = (PARK, (*self._layout.custody, self._layout.own("parked")), args)

@@ -4,20 +4,17 @@ A letter is its description as JSON, a line break, and the entry as it came.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from taskq.broker_adapters.redis.layout import Layout
-from taskq.broker_adapters.redis.link import Call, RedisLink
+from taskq.broker_adapters.redis.link import Call, RedisLink, run_scripts
 from taskq.broker_adapters.redis.scripts import BURY, EXHUME
 from taskq.broker_adapters.redis.session import RedisSession
 from taskq.errors import DecodeError
 from taskq.wire.envelope import dumps, loads
 from taskq.wire.message import DeadLetter
-
-#: The most dead letters kept.
-DEAD_LETTERS: Final = 10_000
 
 
 def _keys(layout: Layout) -> tuple[str, str]:
@@ -26,7 +23,7 @@ def _keys(layout: Layout) -> tuple[str, str]:
 
 def bury_claims(layout: Layout, letters: Sequence[tuple[str, str, str]]) -> Call:
     """The script call that moves claims, given as (tag, queue, reason), to the dead letters."""
-    args: list[Any] = [DEAD_LETTERS, layout.keep_dead]
+    args: list[Any] = [layout.retention.dead_letters, layout.keep_dead]
     for tag, queue, reason in letters:
         # The name of the letter is that of the delivery: unique, and in order.
         args += (tag, tag.split(":", 2)[2], _about(queue, reason))
@@ -44,11 +41,19 @@ async def bury(session: RedisSession, layout: Layout, letters: Sequence[DeadLett
     commands += [("EXPIRE", key, layout.keep_dead), ("EXPIRE", index, layout.keep_dead), ("EXEC",)]
     for future in session.send(*commands):
         session.checked(await future)
+    await drop_old(session, layout)
+
+
+async def drop_old(session: RedisSession, layout: Layout) -> None:
+    """Delete the letters that are too old or too many."""
+    [reply] = await run_scripts(session, [bury_claims(layout, [])])
+    session.checked(reply)
 
 
 async def dead(link: RedisLink, layout: Layout, limit: int) -> Sequence[DeadLetter]:
     """The latest letters."""
     key, index = _keys(layout)
+    await link.once(lambda session: drop_old(session, layout))
     found = await link.call("ZRANGE", index, 0, limit - 1, "REV", "WITHSCORES")
     if not found:
         return []

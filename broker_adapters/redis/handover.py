@@ -103,5 +103,6 @@ def explain(error: exceptions.RedisError, shown: str) -> OperationalError:
         if isinstance(error, kind):
             return refusal(f"{code} {error}", shown)
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
-        return ConnectionLost(f"{shown}: {error}")
+        hint = "the server speaks no TLS on this port, use redis:// " if "WRONG_VERSION" in str(error) else ""
+        return ConnectionLost(f"{shown}: {hint}{error}")
     return refusal(str(error), shown)

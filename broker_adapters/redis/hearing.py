@@ -8,9 +8,10 @@ import asyncio
 from logging import getLogger
 from typing import Final
 
-from taskq.broker_adapters.redis.link import RedisLink, backoff
+from taskq.broker_adapters.redis.link import RedisLink
 from taskq.broker_adapters.redis.session import RedisSession
 from taskq.errors import OperationalError
+from taskq.seams.retry import Backoff
 
 logger = getLogger(__name__)
 
@@ -44,15 +45,14 @@ class Hearing:
         self._link.close()
 
     async def _keep(self) -> None:
-        tries = 0
+        pauses = Backoff()
         while True:
             try:
                 session = await self._link.retry_until_done(RedisSession.sign_of_life)
-                tries = 0
+                pauses.reset()
                 await asyncio.wait([session.closed], timeout=HEARTBEAT)
             except OperationalError:
                 return  # closed
             except Exception:
                 logger.exception("could not connect for those who listen")
-                await asyncio.sleep(backoff(tries))
-                tries += 1
+                await asyncio.sleep(pauses.next())

@@ -1,13 +1,14 @@
 """Where things lie on Redis: Celery's keys and our own beside them (wire-format.md 2.1, 2.2, 2.4, 2.8)."""
 
-import re
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from taskq.errors import ConfigError
+from taskq.errors import ConfigError, Refused
 from taskq.seams.broker import Queue
+from taskq.seams.exchanges import fits
+from taskq.seams.records import Retention
 
 STEPS: Final = (0, 3, 6, 9)
 SEPARATOR: Final = "\x06\x16"
@@ -30,7 +31,12 @@ class Layout:
     fanout: str
     fanout_patterns: bool
     body_encoding: str
-    keep_dead: int = 604_800
+    retention: Retention = field(default_factory=Retention)
+
+    @property
+    def keep_dead(self) -> int:
+        """Whole seconds that dead letters are kept."""
+        return round(self.retention.dead_seconds or FOREVER)
 
     @property
     def custody(self) -> tuple[str, str, str]:
@@ -44,6 +50,17 @@ class Layout:
     def step(self, priority: int) -> int:
         """The priority step a message is queued under: the largest not above it."""
         return self.steps[max(0, bisect(self.steps, priority) - 1)]
+
+    def refuse_name(self, queue: str) -> Refused | None:
+        """Why no queue may have this name: its list would be one of our own keys, or of another queue's lists."""
+        if not queue or self.separator in queue:
+            return Refused(f"{queue!r} cannot be the name of a queue on Redis")
+        own = {key.removeprefix(self.prefix) for key in (self.unacked, self.index)}
+        if queue in own or queue.startswith(("taskq:", "_kombu.binding")):
+            return Refused(
+                f"{queue!r} cannot be the name of a queue on Redis: it is that of a key of its own"
+            )
+        return None
 
     def key(self, queue: str, step: int) -> str:
         return f"{self.prefix}{queue}{self.separator}{step}" if step else f"{self.prefix}{queue}"
@@ -85,13 +102,16 @@ class Layout:
         return self.separator.join((key, "", inbox))
 
     def matches(self, members: Iterable[bytes], routing_key: str) -> list[str]:
-        """The queues among an exchange's bindings that a routing key reaches."""
-        found = []
+        """The queues among an exchange's bindings that a routing key reaches, by the rule of all our brokers.
+
+        The pattern that kombu writes beside a topic's key is for kombu: by that `a.#` would not take `a`.
+        """
+        found = set()
         for member in members:
             key, pattern, queue = member.decode().split(self.separator)
-            if re.match(pattern, routing_key) if pattern else key == routing_key:
-                found.append(queue)
-        return sorted(set(found))
+            if fits(key, routing_key) if pattern else key == routing_key:
+                found.add(queue)
+        return sorted(found)
 
     def channel(self, exchange: str, routing_key: str) -> str:
         """The channel of a fanout exchange."""
@@ -99,7 +119,7 @@ class Layout:
         return f"{self.prefix}{self.fanout}{exchange}{suffix}"
 
 
-def read_layout(options: Mapping[str, Any], db: int, dead_retention: float | None = 604_800.0) -> Layout:
+def read_layout(options: Mapping[str, Any], db: int, retention: Retention | None = None) -> Layout:
     """The layout that `broker_transport_options` ask for.
 
     Raises:
@@ -117,7 +137,7 @@ def read_layout(options: Mapping[str, Any], db: int, dead_retention: float | Non
             fanout=_fanout(options.get("fanout_prefix", True), db),
             fanout_patterns=bool(options.get("fanout_patterns", True)),
             body_encoding="base64" if options.get("body_encoding") == "base64" else "auto",
-            keep_dead=round(dead_retention or FOREVER),
+            retention=retention or Retention(),
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"broker_transport_options: {error}") from error

@@ -1,31 +1,21 @@
 """A session that comes back: connects when first needed and again after it broke; scripts are loaded when missing."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from logging import getLogger
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import hiredis
 
 from taskq.broker_adapters.redis.session import Push, RedisSession, Reply
 from taskq.broker_adapters.redis.url import Target
 from taskq.errors import ConnectionLost, OperationalError
+from taskq.seams.retry import Backoff, Outage
 
 logger = getLogger(__name__)
 T = TypeVar("T")
-
-#: Seconds between tries of what does not work: doubled each time up to the longest, each with jitter.
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
-
-
-def backoff(tries: int) -> float:
-    """Seconds to wait after so many tries before this one."""
-    longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 8))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
 
 async def wait_at_most(seconds: float, event: asyncio.Event) -> None:
@@ -33,6 +23,12 @@ async def wait_at_most(seconds: float, event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+def was_cancelled() -> bool:
+    """Whether it is the current task that is to end, not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Script:
@@ -88,8 +84,9 @@ class RedisLink:
         self._on_push = on_push
         self._on_connect = on_connect
         self._session: RedisSession | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[RedisSession] | None = None
         self._closing = asyncio.Event()
+        self._outage = Outage()
 
     @property
     def live(self) -> RedisSession | None:
@@ -105,12 +102,28 @@ class RedisLink:
         """
         if (live := self.live) is not None:
             return live
-        async with self._connecting:
+        if self._closing.is_set():
+            raise OperationalError(f"{self._target.shown}: closed")
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(
+                self._connect(), name="taskq redis connect"
+            )
+            self._connecting.add_done_callback(self._connected)
+        # Shielded: one attempt for all who wait, and whoever gives up does not end it for the others.
+        connecting = self._connecting
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if not connecting.cancelled() or was_cancelled():
+                raise
+            raise OperationalError(f"{self._target.shown}: closed") from None
+
+    def _connected(self, attempt: asyncio.Task[RedisSession]) -> None:
+        self._connecting = None
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._session = attempt.result()
             if self._closing.is_set():
-                raise OperationalError(f"{self._target.shown}: closed")
-            if (live := self.live) is None:
-                live = self._session = await self._connect()
-            return live
+                self._session.abort("closed")
 
     async def _connect(self) -> RedisSession:
         session = await self._target.connect(self._on_push)
@@ -134,10 +147,12 @@ class RedisLink:
         """Do this, tried once."""
         session = await self.session()
         try:
-            return await action(session)
+            done = await action(session)
         except ConnectionLost as error:
             session.abort(str(error))  # also a living server that is no master: look for the master next time
             raise
+        self._outage.over()
+        return done
 
     async def retry_until_done(self, action: Callable[[RedisSession], Awaitable[T]]) -> T:
         """Do this, which may safely be done twice, however often the connection breaks meanwhile.
@@ -145,7 +160,7 @@ class RedisLink:
         Raises:
             OperationalError: a living server refused it, or the link was closed.
         """
-        tries = 0
+        pauses = Backoff()
         while True:
             try:
                 session = await self.session()
@@ -153,25 +168,28 @@ class RedisLink:
                 # Also a refused login: it may be put right while we try.
                 if self._closing.is_set():
                     raise
-                tries = await self._pause(tries, error)
+                await self._pause(pauses, error)
                 continue
             try:
-                return await action(session)
+                done = await action(session)
             except OperationalError as error:
                 if isinstance(error, ConnectionLost):
                     session.abort(str(error))
                 if session.broken is None:
                     raise
-                tries = await self._pause(tries, error)
+                await self._pause(pauses, error)
+            else:
+                self._outage.over()
+                return done
 
-    async def _pause(self, tries: int, error: OperationalError) -> int:
-        pause = backoff(tries)
-        logger.warning("%s; trying again in %.1f s", error, pause)
-        await wait_at_most(pause, self._closing)
-        return tries + 1
+    async def _pause(self, pauses: Backoff, error: OperationalError) -> None:
+        self._outage.failed(logger, error)
+        await wait_at_most(pauses.next(), self._closing)
 
     def close(self) -> None:
         """Drop the connection; there will be no other."""
         self._closing.set()
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._session is not None:
             self._session.abort("closed")

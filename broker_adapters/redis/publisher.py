@@ -9,7 +9,7 @@ of the batch are remembered: when they are published again, those that were take
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -18,11 +18,13 @@ from taskq.broker_adapters.redis.durability import Durability
 from taskq.broker_adapters.redis.layout import Layout
 from taskq.broker_adapters.redis.link import RedisLink, is_unknown_script
 from taskq.broker_adapters.redis.scripts import PUBLISH, PUBLISH_ONCE
-from taskq.broker_adapters.redis.session import RedisSession, Reply, refusal
-from taskq.errors import ConnectionLost, OperationalError, PublishErrors, Unroutable
-from taskq.seams.broker import ONCE, Queue
+from taskq.broker_adapters.redis.session import KeyRefused, RedisSession, Reply, refusal
+from taskq.errors import ConnectionLost, OperationalError, Refused, Unroutable
+from taskq.seams.broker import ONCE, BrokerConfig, Queue
+from taskq.seams.exchanges import Failures, raise_refused, refuse_size
+from taskq.seams.retry import Backoff
 from taskq.wire.envelope import dumps
-from taskq.wire.message import Message
+from taskq.wire.message import Message, id_of
 
 #: Seconds the marker outlives the last publish, and how many task ids of doubtful batches are remembered.
 KEEP_MARKER: Final = 3600
@@ -32,10 +34,9 @@ MOST_NAMES: Final = 10_000
 #: Bytes of one script call: more would hold the server too long.
 PIECE: Final = 4 << 20
 
-#: Seconds between two tries to reconnect while a caller waits.
-RECONNECT_PAUSE: Final = 0.1
+#: The longest pause between two tries to reconnect while a caller waits, in seconds.
+LONGEST_PAUSE: Final = 0.2
 
-Failures = dict[int, OperationalError]
 Lists = defaultdict[str, list[tuple[int, bytes]]]
 #: Position in the batch and envelope, by list.
 Pushes = Mapping[str, Sequence[tuple[int, bytes]]]
@@ -49,15 +50,15 @@ class RedisPublisher:
         link: RedisLink,
         layout: Layout,
         shown: str,
-        queue: Callable[[str], Queue],
-        timeout: float,
+        config: BrokerConfig,
         durability: Durability | None = None,
     ) -> None:
         self._link = link
         self._layout = layout
         self._shown = shown
-        self._queue = queue
-        self._timeout = timeout
+        self._queue = config.queue
+        self._largest = config.max_message_bytes
+        self._timeout = config.publish_timeout
         self._durability = durability
         name = os.urandom(8).hex()
         self._tag = f"{name}-"
@@ -100,7 +101,9 @@ class RedisPublisher:
         for at, (message, envelope) in enumerate(zip(messages, envelopes, strict=True)):
             if self._doubtful and self._was_taken(message):
                 continue
-            if message.exchange or (key := self._direct(message)) is None:
+            if (refused := self._refusal(message, envelope)) is not None:
+                failures[at] = refused
+            elif message.exchange or (key := self._direct(message)) is None:
                 await self._route(session, at, message, envelope, pushes, failures)
             else:
                 pushes[key].append((at, envelope))
@@ -113,8 +116,18 @@ class RedisPublisher:
             await self._make_sure(
                 self._durability, [message for at, message in enumerate(messages) if at not in failures]
             )
-        if failures:
-            raise PublishErrors(failures) if len(messages) > 1 else failures[0]
+        raise_refused(failures, len(messages))
+
+    def _refusal(self, message: Message, envelope: bytes) -> Refused | None:
+        """Why this message can never be sent."""
+        too_large = refuse_size(message, len(envelope), self._largest)
+        if (
+            too_large is not None
+            or message.exchange
+            or (message.routing_key, message.priority) in self._lists
+        ):
+            return too_large
+        return self._layout.refuse_name(message.routing_key)
 
     def _keep_lists(self, names: Iterable[str]) -> None:
         expiries = self._layout.expiries(map(self._queue, names))
@@ -146,16 +159,15 @@ class RedisPublisher:
         failures: Failures,
     ) -> None:
         """Through an exchange: to every queue that is bound (wire-format.md 2.4)."""
-        channel = self._fanout(message)
-        if channel is not None:
-            if await session.call("PUBLISH", channel, envelope) == 0:
-                failures[at] = Unroutable(f"{self._shown}: nobody listens to the fanout {channel!r}")
+        try:
+            if (channel := self._fanout(message)) is not None:
+                if await session.call("PUBLISH", channel, envelope) == 0:
+                    failures[at] = Unroutable(f"{self._shown}: nobody listens to the fanout {channel!r}")
+                return
+            queues = await self._bound(session, message)
+        except KeyRefused as error:
+            failures[at] = Refused(str(error))
             return
-        declared = self._queue(message.routing_key)
-        if declared.exchange == message.exchange:
-            await self.declare(session, [declared.name])
-        members = await session.call("SMEMBERS", self._layout.bindings(message.exchange)[0])
-        queues = self._layout.matches(members, message.routing_key)
         if not queues:
             failures[at] = Unroutable(
                 f"{self._shown}: no queue is bound to exchange {message.exchange!r} with routing key"
@@ -163,6 +175,14 @@ class RedisPublisher:
             )
         for queue in queues:
             pushes[self._layout.key(queue, self._layout.step(message.priority))].append((at, envelope))
+
+    async def _bound(self, session: RedisSession, message: Message) -> list[str]:
+        """The queues behind the message's exchange."""
+        declared = self._queue(message.routing_key)
+        if declared.exchange == message.exchange:
+            await self.declare(session, [declared.name])
+        members = await session.call("SMEMBERS", self._layout.bindings(message.exchange)[0])
+        return self._layout.matches(members, message.routing_key)
 
     def _fanout(self, message: Message) -> str | None:
         """The channel, if the message is for a queue that is declared as a fanout."""
@@ -208,8 +228,13 @@ class RedisPublisher:
                 args += (envelope, len(lists), *lists)
             replies = await self._until_answered([messages[at] for at in places], args)
             refused = zip(places, replies, strict=True)
-            failures.update((at, refusal(why.decode(), self._shown)) for at, why in refused if why)
+            failures.update((at, self._why(why)) for at, why in refused if why)
         return rest
+
+    def _why(self, text: bytes) -> OperationalError | Refused:
+        """Why a list took nothing: what is the matter with its key will be so next time, too."""
+        error = refusal(text.decode(), self._shown)
+        return Refused(str(error)) if isinstance(error, KeyRefused) else error
 
     async def _until_answered(self, messages: Sequence[Message], args: Sequence[Any]) -> Sequence[bytes]:
         """Send until there is an answer: the names make it safe to do so twice."""
@@ -218,8 +243,11 @@ class RedisPublisher:
         session = await self._link.session()
         while True:
             try:
-                await self.declare(session, self._undeclared(messages))
-                return self._answer(session, await PUBLISH_ONCE.run(session, names, args))
+                # What becomes of the bindings is not waited for: a key refused there concerns the exchange, not the queue.
+                if bindings := binding_commands(self._layout, map(self._queue, self._undeclared(messages))):
+                    session.send(*bindings)
+                sending = asyncio.ensure_future(PUBLISH_ONCE.run(session, names, args))
+                return self._answer(session, await self._reply_by(deadline, session, sending))
             except ConnectionLost as error:
                 session = await self._reconnect(error, deadline)
 
@@ -238,6 +266,19 @@ class RedisPublisher:
                 return
 
     async def _push(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
+        """Push, and list by list where Redis refuses the whole because this user may not use one of them."""
+        try:
+            await self._push_together(pushes, failures, messages)
+        except KeyRefused as error:
+            if len(pushes) > 1:
+                for key, items in pushes.items():
+                    await self._push({key: items}, failures, messages)
+                return
+            # One list: it is that, unless it is the marker, which is refused for all.
+            await self._link.call("EXPIRE", self._marker, KEEP_MARKER)
+            failures.update((at, Refused(str(error))) for items in pushes.values() for at, _ in items)
+
+    async def _push_together(self, pushes: Pushes, failures: Failures, messages: Sequence[Message]) -> None:
         chosen = [messages[at] for items in pushes.values() for at, _ in items]
         args: list[Any] = [len(items) for items in pushes.values()]
         for items in pushes.values():
@@ -245,7 +286,7 @@ class RedisPublisher:
         replies = await self._until_known([self._marker, *pushes], args, chosen)
         for items, refused in zip(pushes.values(), replies, strict=True):
             if refused:
-                error = refusal(refused.decode(), self._shown)
+                error = self._why(refused)
                 failures.update((at, error) for at, _ in items)
 
     async def _until_known(
@@ -259,7 +300,7 @@ class RedisPublisher:
             bindings = binding_commands(self._layout, map(self._queue, self._undeclared(messages)))
             future, *_ = session.send(PUBLISH.command(keys, (number, KEEP_MARKER, *args)), *bindings)
             try:
-                reply = await asyncio.shield(future)
+                reply = await self._reply_by(deadline, session, future)
             except asyncio.CancelledError:
                 self._remember(number, messages, future)
                 raise
@@ -276,6 +317,15 @@ class RedisPublisher:
                 if self._doubts.pop(number):
                     self._answered = number
                     return [b""] * (len(keys) - 1)
+
+    async def _reply_by(self, deadline: float, session: RedisSession, future: asyncio.Future[Reply]) -> Reply:
+        """The reply; a connection that has none in time is given up, so that the next try does not wait for it, too."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            session.abort(f"a publish was not confirmed within {self._timeout:g} s")
+            return await future
 
     async def _make_sure(self, durability: Durability, taken: Sequence[Message]) -> None:
         number = self._answered
@@ -301,14 +351,17 @@ class RedisPublisher:
 
     async def _reconnect(self, lost: ConnectionLost, deadline: float) -> RedisSession:
         """A new session within the deadline; what it raises says that the message may have been accepted."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return await self._link.session()
-            except OperationalError as error:
-                if loop.time() + RECONNECT_PAUSE > deadline:
-                    raise ConnectionLost(f"{lost}; {error}", maybe_accepted=True) from error
-            await asyncio.sleep(RECONNECT_PAUSE)
+        pauses, problem = Backoff(longest=LONGEST_PAUSE), ""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    try:
+                        return await self._link.session()
+                    except OperationalError as error:
+                        problem = f"; {error}"
+                    await asyncio.sleep(pauses.next())
+        except TimeoutError:
+            raise ConnectionLost(f"{lost}{problem}", maybe_accepted=True) from lost
 
     def _remember(
         self, number: int, messages: Iterable[Message], future: asyncio.Future[Reply] | None
@@ -345,7 +398,7 @@ def binding_commands(layout: Layout, queues: Iterable[Queue]) -> list[tuple[str,
 
 def _name(message: Message) -> str:
     # A retry has the same task id, and is another message.
-    return f"{message.headers.get('id') or message.correlation_id}/{message.headers.get('retries', 0)}"
+    return f"{id_of(message)}/{message.headers.get('retries', 0)}"
 
 
 def _places(pieces: Iterable[Pushes]) -> list[int]:

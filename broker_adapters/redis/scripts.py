@@ -82,7 +82,8 @@ FORGET_SOON: Final = Script("for _, name in ipairs(KEYS) do redis.call('EXPIRE',
 CLAIM: Final = Script(
     _NOW
     + """
-redis.call('HLEN', KEYS[1]) redis.call('ZCARD', KEYS[2]) redis.call('ZCARD', KEYS[3])  -- wrong type: before any pop
+-- A wrong type shows before any pop; by writes, since reading would have Redis tell us of our own pop as of news.
+redis.call('HDEL', KEYS[1], '') redis.call('ZREM', KEYS[2], '') redis.call('ZREM', KEYS[3], '')
 local room, bytes, number, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local score, expiry = text(now + tonumber(ARGV[4])), text(now + tonumber(ARGV[3]))
 local runs, entries, unacked, index, leases, problem = {}, {}, {}, {}, {}, nil

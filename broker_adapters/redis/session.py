@@ -6,6 +6,7 @@ a session 16 and 1.1 (`benchmarks/redis_data_path.py`). And it lets concurrent c
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
@@ -58,6 +59,8 @@ class RedisSession(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", stream.transport)  # uvloop's are no subclasses
         self._tick: asyncio.TimerHandle | None = None
         self.broken: ConnectionLost | None = None
+        #: Whether Redis tells this connection of changes of what was read over it.
+        self.tracks = False
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport.set_protocol(self)
 
@@ -167,8 +170,30 @@ class RedisSession(asyncio.Protocol):
         self._tick = self._loop.call_later(_TICK, self._check)
 
 
+class KeyRefused(OperationalError):
+    """A key or channel that cannot be used: this user may not touch it, or it holds something else."""
+
+
+class NotPermitted(OperationalError):
+    """This user may not do that: it is put right by whoever keeps the server, as a wrong password is."""
+
+
+class KeyDenied(KeyRefused, NotPermitted):
+    """A key or channel that this user may not touch."""
+
+
+class KeyTaken(KeyRefused):
+    """A key that holds a value of another type."""
+
+
+#: What NOPERM says when it is about a name, not about a command: in 6.2 and 7.0, and since 7.2.
+_NAME_DENIED: Final = re.compile(r"access (one of the|a) (key|channel)|can't access at least one of the keys")
+
+
 def refusal(text: str, shown: str) -> OperationalError:
     """What an error reply of Redis means, and what to do about it."""
+    if _NAME_DENIED.search(text) is not None:
+        return KeyDenied(f"{shown}: this user may not use that key: widen its ACL ({text})")
     for mark, kind, meaning in _REFUSALS:
         # Redis 6.2 wraps the error of a command in a script: the mark is then inside the text.
         if text.startswith(mark) or f"-{mark}" in text:
@@ -189,10 +214,10 @@ _REFUSALS: Final[Sequence[tuple[str, type[OperationalError], str]]] = (
     ("NOREPLICAS", BrokerFull, "Redis takes no writes without its replicas"),
     ("WRONGPASS", OperationalError, "wrong user or password: check the URL"),
     ("NOAUTH", OperationalError, "Redis wants a password: put it into the URL"),
-    ("NOPERM", OperationalError, "this user may not do that: widen its ACL"),
+    ("NOPERM", NotPermitted, "this user may not do that: widen its ACL"),
     (
         "WRONGTYPE",
-        OperationalError,
+        KeyTaken,
         "a key of ours holds another type of value: does another program use it?",
     ),
     ("MOVED", OperationalError, _CLUSTER),

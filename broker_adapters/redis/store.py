@@ -4,19 +4,36 @@ One connection for everything but subscriptions (`watches.py`).
 """
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from taskq.broker_adapters.redis.chords import Call, ChordCalls
 from taskq.broker_adapters.redis.link import RedisLink, Script, run_scripts
-from taskq.broker_adapters.redis.session import RedisSession, Reply
+from taskq.broker_adapters.redis.session import KeyTaken, RedisSession, Reply
 from taskq.broker_adapters.redis.url import Target, parse_target
 from taskq.broker_adapters.redis.watches import Watches
-from taskq.errors import ConnectionLost, DecodeError, EncodeError, OperationalError, Refused, StoreError
-from taskq.seams.store import Claimed, Joined, StoreConfig, TaskResult, join_when_free
+from taskq.errors import (
+    ConnectionLost,
+    DecodeError,
+    EncodeError,
+    OperationalError,
+    Refused,
+    SaveErrors,
+    StoreError,
+)
+from taskq.seams.retry import Backoff
+from taskq.seams.store import (
+    Claimed,
+    Joined,
+    ResultStore,
+    StoreConfig,
+    TaskResult,
+    check_part,
+    join_when_free,
+    storable,
+)
 from taskq.states import READY
 from taskq.wire.compression import inflate_result
 
@@ -32,8 +49,10 @@ GROUP_KEY: Final = "celery-taskset-meta-"
 CHUNK: Final = 1000
 #: Bytes of one call that saves: more would hold the server too long.
 PIECE: Final = 4 << 20
+#: The most bytes of one value that Redis takes (`proto-max-bulk-len` as it comes); it closes the connection on more.
+LARGEST: Final = 512 << 20
 #: Longest pause between two tries of one call, in seconds.
-RETRY_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 0.2
 
 #: KEYS result...      ARGV milliseconds to keep (0 = for ever), payload...
 #: A stored SUCCESS is final. Celery's check is a GET before; here nothing comes between. The text tells, if it is
@@ -60,11 +79,18 @@ end
 """)
 
 
-class RedisStore:
+class StateToSave(NamedTuple):
+    """One state on its way: its place in the batch, its key, and what is stored."""
+
+    place: int
+    key: str
+    payload: bytes
+
+
+class RedisStore(ResultStore):
     """Connects to one Redis; see `taskq.seams.store.ResultStore`."""
 
     keeps_chords: ClassVar[bool] = True
-    reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
         self._link = RedisLink(_target(config))
@@ -92,28 +118,40 @@ class RedisStore:
         await self._watches.close()
         self._link.close()
 
-    async def expect(self, task_ids: Sequence[str]) -> None:
-        """Nothing to prepare: results are kept whether someone waits or not."""
-
     # -- states
 
     async def save(self, results: Sequence[TaskResult]) -> None:
-        keys: list[str] = []
-        payloads: list[bytes] = []
+        failures: dict[int, Refused] = {}
+        states: list[StateToSave] = []
         size = 0
-        for result in results:
+        for index, result in storable(results, failures):
             payload = self._serializer.dumps(result.payload())
-            keys.append(self._task_key + result.task_id)
-            payloads.append(payload)
+            if len(payload) > LARGEST:
+                failures[index] = Refused(
+                    f"the result of {result.task_id} has {len(payload):,} bytes: Redis takes 512 MB"
+                )
+                continue
+            states.append(StateToSave(index, self._task_key + result.task_id, payload))
             size += len(payload)
-            if size > PIECE or len(keys) >= CHUNK:
-                await self._save(keys, payloads)
-                keys, payloads, size = [], [], 0
-        if keys:
-            await self._save(keys, payloads)
+            if size > PIECE or len(states) >= CHUNK:
+                await self._save(states, failures)
+                states, size = [], 0
+        if states:
+            await self._save(states, failures)
+        if failures:
+            raise SaveErrors(failures)
 
-    async def _save(self, keys: Sequence[str], payloads: Sequence[bytes]) -> None:
-        await self._try(lambda session: SAVE.run(session, keys, (self._lifetime, *payloads)))
+    async def _save(self, states: Sequence[StateToSave], failures: dict[int, Refused]) -> None:
+        """Save together, and one by one where one of the keys is taken by something else."""
+        args = (self._lifetime, *(state.payload for state in states))
+        try:
+            await self._try(lambda session: SAVE.run(session, [state.key for state in states], args))
+        except KeyTaken as error:
+            if len(states) == 1:
+                failures[states[0].place] = Refused(str(error))
+                return
+            for state in states:
+                await self._save([state], failures)
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
         raws = await self._states([self._task_key + task_id for task_id in task_ids], self._try)
@@ -144,12 +182,16 @@ class RedisStore:
         await self._run(self._chords.grow(group_id, task_id))
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
+        check_part(part, index)
         call = self._chords.join(part, index)
 
         async def attempt() -> Sequence[TaskResult] | Claimed | None:
             return self._chords.joined(part.group_id, await self._run(call))
 
-        return await join_when_free(attempt)
+        try:
+            return await join_when_free(attempt)
+        except KeyTaken as error:
+            raise Refused(str(error)) from error
 
     async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
         """In one round trip."""
@@ -157,8 +199,9 @@ class RedisStore:
         calls: dict[int, Call] = {}
         for number, (part, index) in enumerate(parts):
             try:
+                check_part(part, index)
                 calls[number] = self._chords.join(part, index)
-            except EncodeError as error:
+            except (EncodeError, Refused) as error:
                 answers[number] = error
 
         async def action(session: RedisSession) -> list[Joined]:
@@ -175,6 +218,8 @@ class RedisStore:
             return self._chords.joined(group_id, session.checked(reply))
         except ConnectionLost:
             raise
+        except KeyTaken as error:
+            return Refused(str(error))
         except OperationalError as error:
             return StoreError(str(error))
         except (Refused, DecodeError) as error:
@@ -234,12 +279,14 @@ class RedisStore:
     async def _try(self, action: Callable[[RedisSession], Awaitable[T]]) -> T:
         """Do this, which may safely be done twice, again after a lost connection until the timeout is over."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
+        deadline, pauses = loop.time() + self._timeout, Backoff(longest=LONGEST_PAUSE)
         while True:
             try:
                 return await self._link.once(action)
+            except KeyTaken:
+                raise  # whose key it is decides what that means
             except OperationalError as error:
-                pause = RETRY_PAUSE * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+                pause = pauses.next()
                 if not isinstance(error, ConnectionLost) or loop.time() + pause > deadline:
                     raise StoreError(str(error)) from error
             await asyncio.sleep(pause)

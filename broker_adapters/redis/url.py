@@ -26,23 +26,17 @@ from redis.exceptions import RedisError
 
 from taskq.broker_adapters.redis.handover import connect, explain
 from taskq.broker_adapters.redis.session import Push, RedisSession
-from taskq.errors import ConfigError, ConnectionLost
-from taskq.seams.urls import mask, split_urls
+from taskq.errors import ConfigError, ConnectionLost, OperationalError
+from taskq.seams.urls import SCHEMES, Scheme, mask, split_urls
 
-#: Our schemes, and what redis-py calls them.
-_SCHEMES: Final = {
-    "redis": "redis",
-    "valkey": "redis",
-    "rediss": "rediss",
-    "valkeys": "rediss",
-    "redis+socket": "unix",
-    "valkey+socket": "unix",
-    "sentinel": "redis",
-}
+_DRIVER_SCHEMES: Final = frozenset(("redis", "rediss", "unix"))
 _TLS_OPTIONS: Final = frozenset(
     name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_")
 )
+_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
+#: After so many seconds of a TLS handshake without an end it is asked whether the server speaks TLS at all.
+_PLAIN_LOOK: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,43 @@ class Endpoint:
             socket_timeout=patience,
             socket_connect_timeout=patience,
         )
-        return await connect(connection, self.shown, on_push)
+        connecting = asyncio.ensure_future(connect(connection, self.shown, on_push))
+        try:
+            if self.kind is SSLConnection:
+                await asyncio.wait([connecting], timeout=_PLAIN_LOOK)
+                if not connecting.done():
+                    await self._check_it_speaks_tls()
+            return await connecting
+        except BaseException:
+            connecting.cancel()
+            connecting.add_done_callback(_drop)
+            raise
+
+    async def _check_it_speaks_tls(self) -> None:
+        """Raises OperationalError if Redis answers without TLS: it lets a TLS greeting wait for the end of its line."""
+        if await self._speaks_plainly():
+            raise OperationalError(
+                f"{self.shown}: the server speaks no TLS on this port: use redis://, or the port for TLS"
+            )
+
+    async def _speaks_plainly(self) -> bool:
+        host, port = self.options.get("host", "localhost"), self.options.get("port", _PORT)
+        try:
+            async with asyncio.timeout(_PLAIN_LOOK):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    writer.write(b"PING\r\n")
+                    return await reader.read(1) in {b"+", b"-"}
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+
+def _drop(connecting: asyncio.Future[RedisSession]) -> None:
+    """Nobody waits any more for what came of it."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().abort("not wanted any more")
 
 
 @dataclass(slots=True)
@@ -84,25 +114,36 @@ class Target:
     master_name: str = ""
 
     async def connect(self, on_push: Push | None = None) -> RedisSession:
-        """A live session with one of the servers.
+        """A live session with the first of the servers that can be used: one attempt asks them all.
 
         Raises:
             OperationalError: it was refused; ConnectionLost: nobody could be reached.
         """
+        failures: list[OperationalError] = []
+        for _ in range(1 if self.sentinels else len(self.endpoints)):
+            try:
+                return await self._try_first(on_push)
+            except OperationalError as error:
+                failures.append(error)
+            # The next try, of this attempt or of a later one, is for the next URL of a failover list.
+            self.endpoints.append(self.endpoints.pop(0))
+        refused = next((error for error in failures if not isinstance(error, ConnectionLost)), None)
+        if refused is not None:
+            raise refused
+        problems = dict.fromkeys(str(error).removeprefix(f"{self.shown}: ").rstrip(".") for error in failures)
+        raise ConnectionLost(
+            f"{self.shown}: cannot connect ({'; '.join(problems)}): check host and port, and that Redis runs"
+        )
+
+    async def _try_first(self, on_push: Push | None) -> RedisSession:
+        """Connect to the first server of the list, in its share of the time."""
+        patience = self.timeout / (1 if self.sentinels else len(self.endpoints))
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(patience):
                 endpoint = await self._master() if self.sentinels else self.endpoints[0]
                 return await endpoint.connect(self.name, self.timeout, on_push)
         except TimeoutError:
-            problem = f"no answer within {self.timeout:g} s"
-        except ConnectionLost as error:
-            problem = str(error).removeprefix(f"{self.shown}: ")
-        finally:
-            # The next try begins with the next URL of a failover list.
-            self.endpoints.append(self.endpoints.pop(0))
-        raise ConnectionLost(
-            f"{self.shown}: cannot connect ({problem.rstrip('.')}): check host and port, and that Redis runs"
-        )
+            raise ConnectionLost(f"no answer within {patience:g} s") from None
 
     async def _master(self) -> Endpoint:
         """Ask the sentinels in turn who the master is."""
@@ -153,15 +194,16 @@ def parse_target(
 
 def _endpoint(url: str, shown: str, tls: Mapping[str, Any] | None) -> Endpoint:
     scheme, _, rest = url.partition(":")
-    if scheme not in _SCHEMES:
-        raise ConfigError(f"{mask(url)}: the scheme is not one of {', '.join(sorted(_SCHEMES))}")
+    driver = SCHEMES.get(scheme, Scheme()).driver
+    if driver not in _DRIVER_SCHEMES:
+        raise ConfigError(f"{mask(url)}: the scheme is none of Redis, as all of a failover list are to be")
     if scheme.endswith("+socket"):
         rest = rest.replace("virtual_host=", "db=")
     try:
-        found: dict[str, Any] = {**parse_url(f"{_SCHEMES[scheme]}:{rest}")}
+        found: dict[str, Any] = {**parse_url(f"{driver}:{rest}")}
         database = urlsplit(url).path.strip("/")
-    except ValueError as error:
-        raise ConfigError(f"{mask(url)} is not a URL: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{mask(url)} is not a URL of Redis: check its port and its brackets") from None
     kind = found.pop("connection_class", Connection)
     if kind is not UnixDomainSocketConnection and database and not database.isdecimal():
         raise ConfigError(f"a Redis database is a number, not {database!r}")

@@ -20,10 +20,12 @@ from taskq.broker_adapters.sqlite.queues import Letter, MessageRow, Outgoing
 from taskq.broker_adapters.sqlite.wake import WakeSocket
 from taskq.clock import now
 from taskq.errors import BrokerFull, DecodeError, OperationalError
-from taskq.seams.broker import ANY_SIZE, BrokerConfig, Features, hand_out
+from taskq.seams.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, Features, hand_out
 from taskq.seams.exchanges import address, raise_refused
+from taskq.seams.records import Retention
+from taskq.seams.retry import Backoff
 from taskq.wire.envelope import dumps, loads
-from taskq.wire.message import DeadLetter, Delivery, Message
+from taskq.wire.message import DeadLetter, Delivery, Message, id_of
 
 Ts = TypeVarTuple("Ts")
 
@@ -33,31 +35,36 @@ logger = logging.getLogger(__name__)
 MESSAGES: Final = "messages"
 #: Seconds between two looks at the file while nobody tells of anything.
 LOOK: Final = 0.5
-#: Seconds until the next try after the file could not be used.
-RETRY: Final = 1.0
 
 
 def refuse(failure: Failure) -> OperationalError:
     return BrokerFull(failure.text) if failure.full else OperationalError(failure.text)
 
 
-class SqliteConsumer:
+class SqliteConsumer(Consumer):
     """Receives from some queues of a file; see `taskq.seams.broker.Consumer`.
 
     The tag of a delivery is (the consumer's number when it was claimed, the message's number).
     """
 
-    def __init__(self, file: SqliteFile, queues: Sequence[str], prefetch: int, lease: float) -> None:
+    def __init__(
+        self, file: SqliteFile, queues: Sequence[str], prefetch: int, lease: float, retention: Retention
+    ) -> None:
         self._file = file
+        self._retention = retention
         self._queues = deque(dict.fromkeys(queues))
         self._prefetch = prefetch
         self._lease = lease
         self._number = 0
+        # Up to which change of the revoked ids they are known, and their ends; None: they are not.
+        self._change = -1
+        self._ends: dict[str, float] | None = None
         self._held: set[Delivery] = set()
         self._kept: deque[Delivery] = deque()
         self._unreadable: list[tuple[int, str]] = []
         self._claiming: asyncio.Task[None] | None = None
         self._closed = False
+        self._pauses = Backoff()
         self._news = asyncio.Event()
         self._listener = WakeSocket(file.wake_folder, MESSAGES, self._news.set)
 
@@ -82,14 +89,14 @@ class SqliteConsumer:
         buried = [(one, reason) for one, reason in reject if one in self._held]
         gone = [*acked, *back, *(one for one, _ in buried)]
         if gone:
-            await self._end(
-                gone,
-                queues_sql.settle,
+            ending = queues_sql.Settlement(
+                bounds(self._retention),
                 numbers(acked),
                 numbers(back),
                 [(one.tag[1], reason) for one, reason in buried],
                 [name for one in acked for name in one.once],
             )
+            await self._end(gone, queues_sql.settle, ending)
 
     async def strike(self, delivery: Delivery, count: int = 1) -> None:
         if delivery in self._held:
@@ -101,7 +108,7 @@ class SqliteConsumer:
             await self._end(
                 [one for one, _ in parked],
                 queues_sql.park,
-                [(due, one.tag[1], task_id(one.message)) for one, due in parked],
+                [(due, one.tag[1], id_of(one.message)) for one, due in parked],
             )
 
     async def resize(self, prefetch: int) -> None:
@@ -138,8 +145,10 @@ class SqliteConsumer:
         try:
             await asyncio.shield(claiming)
         except OperationalError as error:
-            logger.warning("cannot receive, trying again in %s s: %s", RETRY, error)
-            await asyncio.sleep(RETRY)
+            self._file.tell_outage(error)
+            await asyncio.sleep(self._pauses.next())
+        else:
+            self._pauses.reset()
         finally:
             if claiming.done():
                 self._claiming = None
@@ -147,12 +156,25 @@ class SqliteConsumer:
     async def _claim(self, room: int, max_bytes: int) -> None:
         self._queues.rotate(-1)
         names = tuple(self._queues)
-        claim = queues_sql.claim
-        number, rows = await self._file.run(claim, self._number, self._lease, names, room, max_bytes)
-        self._renumber(number)
-        for queue, row in rows:
+        claimant = queues_sql.Claimant(self._number, self._lease, self._change)
+        claimed = await self._file.run(queues_sql.claim, claimant, names, room, max_bytes)
+        self._renumber(claimed.claimant.number)
+        self._learn(claimed)
+        for queue, row in claimed.rows:
             self._keep(queue, row)
         await self._bury_unreadable()
+
+    def _learn(self, claimed: queues_sql.ClaimedRows) -> None:
+        """What was revoked when these were claimed."""
+        if claimed.claimant.change != self._change:
+            self._change, self._ends = claimed.claimant.change, claimed.revoked
+
+    @property
+    def revoked(self) -> Collection[str] | None:
+        if self._ends is None:
+            return None
+        time = now()
+        return {task_id for task_id, end in self._ends.items() if end > time}
 
     def _keep(self, queue: str, row: MessageRow) -> None:
         try:
@@ -168,7 +190,8 @@ class SqliteConsumer:
     async def _bury_unreadable(self) -> None:
         """Nobody could run them: to the dead letters. What cannot be written now stays for the next claim."""
         if letters := tuple(self._unreadable):
-            await self._file.run(queues_sql.settle, self._number, (), (), letters)
+            ending = queues_sql.Settlement(bounds(self._retention), reject=letters)
+            await self._file.run(queues_sql.settle, self._number, ending)
             del self._unreadable[: len(letters)]
 
     async def _end(
@@ -213,15 +236,16 @@ class SqliteConsumer:
         return [one for one in deliveries if one in self._held]
 
 
-def task_id(message: Message) -> str:
-    return str(message.headers.get("id") or message.correlation_id)
+def bounds(retention: Retention) -> tuple[float, int]:
+    """From when on dead letters are kept, and how many."""
+    return retention.dead_since, retention.dead_letters
 
 
 def numbers(deliveries: Sequence[Delivery]) -> list[int]:
     return [one.tag[1] for one in deliveries]
 
 
-class SqliteBroker:
+class SqliteBroker(Broker):
     """Connects to a file; see `taskq.seams.broker.Broker`."""
 
     features: ClassVar[Features] = Features(delays=True, leases=True, once=True)
@@ -231,9 +255,9 @@ class SqliteBroker:
         self._config = config
         self._lease = config.lease
         self._mode = DURABLE if self._file.location.durable else WRITE
-        self._letters_kept = config.dead_retention or float("inf")
+        self._retention = config.retention
         self._consumers: list[SqliteConsumer] = []
-        self.bus = SqliteBus(self._file)
+        self.bus: SqliteBus = SqliteBus(self._file, config.retention.announced)
 
     async def open(self) -> None:
         await self._file.open()
@@ -248,17 +272,15 @@ class SqliteBroker:
     async def publish(self, messages: Sequence[Message]) -> None:
         addressed, failures = address(messages, self._config)
         outgoing = [
-            Outgoing(
-                queue, -message.priority, dumps(message, delivery_tag=""), message.due, once, task_id(message)
-            )
-            for queue, once, message in addressed
+            Outgoing(queue, -message.priority, raw, message.due, once, id_of(message))
+            for queue, once, message, raw in addressed
         ]
         if outgoing:
             await self._file.run(queues_sql.publish, outgoing, mode=self._mode, topic=MESSAGES)
         raise_refused(failures, len(messages))
 
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> SqliteConsumer:
-        consumer = SqliteConsumer(self._file, queues, prefetch, self._lease)
+        consumer = SqliteConsumer(self._file, queues, prefetch, self._lease, self._retention)
         self._consumers.append(consumer)
         return consumer
 
@@ -283,18 +305,18 @@ class SqliteBroker:
         await self._file.run(queues_sql.recall, task_ids, topic=MESSAGES)
 
     async def revoke(self, task_ids: Sequence[str], until: float) -> None:
-        await self._file.run(queues_sql.revoke, task_ids, until, mode=self._mode)
+        await self._file.run(queues_sql.revoke, task_ids, until, self._retention.revoked, mode=self._mode)
 
     async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
         return await self._file.run(queues_sql.revoked, task_ids, mode=READ)
 
     async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
-        since = now() - self._letters_kept
-        return [to_dead_letter(one) for one in await self._file.run(queues_sql.dead, since, limit, mode=READ)]
+        await self._file.run(queues_sql.drop_dead, *bounds(self._retention))
+        return [to_dead_letter(one) for one in await self._file.run(queues_sql.dead, limit, mode=READ)]
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         rows = [to_letter(letter) for letter in letters]
-        await self._file.run(queues_sql.bury, now() - self._letters_kept, rows, mode=self._mode)
+        await self._file.run(queues_sql.bury, rows, bounds(self._retention), mode=self._mode)
 
     async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         numbers = [int(one) for one in ids if one.isdecimal()]

@@ -15,6 +15,7 @@ from taskq.broker_adapters.sqlite.wake import WakeSocket as WakeListener
 from taskq.clock import now
 from taskq.errors import DecodeError, OperationalError
 from taskq.seams.bus import Arrivals, Exchange, Inbox
+from taskq.seams.exchanges import takes
 from taskq.wire.envelope import dumps, loads
 from taskq.wire.message import Message
 
@@ -47,8 +48,8 @@ class BusRow(NamedTuple):
 class SqliteListener(Arrivals):
     """See `taskq.seams.bus.Listener`."""
 
-    def __init__(self, file: SqliteFile, inbox: Inbox, last: int) -> None:
-        super().__init__()
+    def __init__(self, file: SqliteFile, inbox: Inbox, last: int, most: int) -> None:
+        super().__init__(most)
         self._file = file
         self._inbox = inbox
         self._last = last
@@ -71,7 +72,7 @@ class SqliteListener(Arrivals):
                 while await self._read() == MOST:
                     pass
             except OperationalError as error:
-                logger.warning("cannot listen, trying again: %s", error)
+                self._file.tell_outage(error)
             except Exception:
                 logger.exception("cannot listen, trying again")
             with suppress(TimeoutError):
@@ -82,7 +83,7 @@ class SqliteListener(Arrivals):
         rows = await self._file.run(newer, self._last, self._inbox.exchange.name, mode=READ)
         for row in rows:
             self._last = row.id
-            if self._inbox.takes(row.routing_key):
+            if takes(self._inbox, row.routing_key):
                 with suppress(DecodeError):
                     self.add(loads(row.raw))
         return len(rows)
@@ -91,8 +92,9 @@ class SqliteListener(Arrivals):
 class SqliteBus:
     """See `taskq.seams.bus.Bus`."""
 
-    def __init__(self, file: SqliteFile) -> None:
+    def __init__(self, file: SqliteFile, most: int) -> None:
         self._file = file
+        self._most = most
         self._listeners: list[SqliteListener] = []
 
     async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
@@ -100,10 +102,11 @@ class SqliteBus:
             (now(), exchange.name, message.routing_key, dumps(message, delivery_tag=""))
             for message in messages
         ]
-        await self._file.run(add, rows, topic=TOPIC)
+        await self._file.run(add, rows, self._most, topic=TOPIC)
 
     async def listen(self, inbox: Inbox) -> SqliteListener:
-        listener = SqliteListener(self._file, inbox, await self._file.run(end, mode=READ))
+        last = await self._file.run(end, mode=READ)
+        listener = SqliteListener(self._file, inbox, last, self._most)
         self._listeners = [known for known in self._listeners if not known.ended]
         self._listeners.append(listener)
         return listener
@@ -113,9 +116,11 @@ class SqliteBus:
             await listener.close()
 
 
-def add(db: sqlite3.Connection, rows: Sequence[tuple[float, str, str, bytes]]) -> None:
+def add(db: sqlite3.Connection, rows: Sequence[tuple[float, str, str, bytes]], most: int) -> None:
+    """Add messages; of those before only the last `most` of the last minute stay."""
     db.execute("DELETE FROM bus WHERE at < ?", (now() - KEPT,))
     db.executemany("INSERT INTO bus (at, exchange, routing_key, raw) VALUES (?, ?, ?, ?)", rows)
+    db.execute("DELETE FROM bus WHERE id <= (SELECT max(id) FROM bus) - ?", (most,))
 
 
 def end(db: sqlite3.Connection) -> int:

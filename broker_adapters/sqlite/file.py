@@ -30,14 +30,15 @@ from urllib.parse import parse_qsl
 
 from taskq.broker_adapters.sqlite.wake import Announcer, wake_folder
 from taskq.errors import ConfigError
+from taskq.seams.retry import Outage
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Seconds to wait for another process's transaction.
-BUSY_TIMEOUT: Final = 10.0
+#: Seconds to wait for another process's transaction: less than a call may take, so that its error says what it is.
+BUSY_TIMEOUT: Final = 4.0
 #: The most jobs in one transaction: bounds how long other processes wait.
 MOST_JOBS: Final = 200
 #: Pages in the log before they are moved into the file: 16 MB, so that bursts are not slowed by it.
@@ -88,6 +89,11 @@ def locate(url: str) -> Location:
     """
     address, _, query = url.partition("?")
     name = address.removeprefix("sqlite:///")
+    if ":memory:" in name:
+        raise ConfigError(
+            f"{url!r}: a database in memory is seen by one connection alone; for messages and results inside one"
+            " process use memory://name"
+        )
     options = dict(parse_qsl(query, keep_blank_values=True))
     synchronous = options.pop("synchronous", "full").lower()
     if name == address or not name or options or synchronous not in {"full", "normal"}:
@@ -119,10 +125,10 @@ class SharedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.users = 0
+        self.schemas: dict[str, None] = {}
         self._jobs: SimpleQueue[Transaction | None] = SimpleQueue()
         self._announcer = Announcer(wake_folder(path))
-        self._db: sqlite3.Connection | None = None
-        self._synchronous = WRITE
+        self._opened: OpenedFile | None = None
         self._thread = threading.Thread(target=self._serve, name=f"sqlite {path.name}", daemon=True)
         self._thread.start()
 
@@ -140,8 +146,8 @@ class SharedFile:
                 answer(self._together(jobs))
             if len(jobs) < len(pile):
                 break
-        if self._db is not None:
-            self._db.close()
+        if self._opened is not None:
+            self._opened.db.close()
         self._announcer.close()
 
     def _together(self, jobs: Sequence[Transaction]) -> list[Answer]:
@@ -173,20 +179,80 @@ class SharedFile:
             logger.exception("could not wake those who wait for %s in %s", topic, self.path)
 
     def _transaction(self, jobs: Sequence[Transaction]) -> list[Any]:
-        db = self._db = self._db or connect(self.path)
         mode = max(job.mode for job in jobs)
-        if mode not in {READ, self._synchronous}:
-            db.execute(f"PRAGMA synchronous={'FULL' if mode == DURABLE else 'NORMAL'}")
-            self._synchronous = mode
+        db = self._current().connection(mode)
         db.execute("BEGIN" if mode == READ else "BEGIN IMMEDIATE")
         try:
-            values = [job.function(db, *job.args) for job in jobs]
+            # Whoever gave up while another process had the file was told that it failed: it must not happen later.
+            values = [None if job.future.cancelled() else job.function(db, *job.args) for job in jobs]
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
         return values
+
+    def _current(self) -> "OpenedFile":
+        """The file that lies at the path now: one that was deleted or replaced is let go."""
+        if self._opened is not None and self._opened.is_elsewhere():
+            logger.error(
+                "%s was deleted or replaced while it was in use: what it held is lost to this process, which goes on"
+                " with the file that is there now (stop all workers before a file is restored)",
+                self.path,
+            )
+            opened, self._opened = self._opened, None
+            opened.let_go()
+        if self._opened is None:
+            self._opened = OpenedFile(self.path, list(self.schemas))
+        return self._opened
+
+
+class OpenedFile:
+    """A connection to what lay at the path when it was opened."""
+
+    def __init__(self, path: Path, schemas: Sequence[str]) -> None:
+        self.path = path
+        self.db = connect(path)
+        self._synchronous = WRITE
+        try:
+            for schema in schemas:
+                create(self.db, schema)
+            self._number = number_of(path)
+            self._log = number_of(log_of(path))
+        except BaseException:
+            self.db.close()
+            raise
+
+    def connection(self, mode: int) -> sqlite3.Connection:
+        """The connection, set up for a transaction of this mode."""
+        if mode not in {READ, self._synchronous}:
+            self.db.execute(f"PRAGMA synchronous={'FULL' if mode == DURABLE else 'NORMAL'}")
+            self._synchronous = mode
+        return self.db
+
+    def is_elsewhere(self) -> bool:
+        """Whether something else, or nothing, lies at the path by now."""
+        return number_of(self.path) != self._number
+
+    def let_go(self) -> None:
+        """Close it, and take its log along: SQLite would read it into the file that lies there now."""
+        if self._log is not None and number_of(log_of(self.path)) == self._log:
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self.db.close()
+
+
+def number_of(path: Path) -> tuple[int, int] | None:
+    """What tells this file from any other that lies or lay there; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 def answer(outcomes: Sequence[Answer]) -> None:
@@ -211,11 +277,15 @@ def resolve(outcomes: Sequence[Answer]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder of a file, where it is missing. The default one, which is beside code, keeps itself out of git."""
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    if fresh and folder.name == ".taskq":
-        (folder / ".gitignore").write_text("*\n")
+    """The folder of a file, where it is missing. The default one, beside code, is for us alone and keeps out of git."""
+    if folder.exists():
+        return
+    if folder.name != ".taskq":
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -248,12 +318,13 @@ class SqliteFile:
         self._schema = schema
         self._refuse = refuse
         self._shared: SharedFile | None = None
+        self._outage = Outage()
 
     async def open(self) -> None:
         """Create the folder, the file and the tables where they are missing."""
         path = self.location.path
         refuse_network(path, self._url)
-        self._shared = share(path)
+        self._shared = share(path, self._schema)
         try:
             await self.run(create, self._schema)
         except BaseException:
@@ -278,17 +349,24 @@ class SqliteFile:
         future: asyncio.Future[T] = loop.create_future()
         self._shared.submit(Transaction(function, args, mode, topic, loop, future))
         try:
-            return await future
+            done = await future
         except (sqlite3.Error, OSError) as error:
             raise self._refuse(explain(error, self._url, self.location.path)) from error
+        self._outage.over()
+        return done
+
+    def tell_outage(self, error: Exception) -> None:
+        """It could not be used just now: said once until it can be again."""
+        self._outage.failed(logger, error)
 
 
-def share(path: Path) -> SharedFile:
+def share(path: Path, schema: str) -> SharedFile:
     key = (os.getpid(), path)  # a forked child must not use its parent's connection
     with _SHARED_LOCK:
         shared = _SHARED.get(key) or SharedFile(path)
         _SHARED[key] = shared
         shared.users += 1
+        shared.schemas[schema] = None
     return shared
 
 

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS dead (
     raw BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS dead_at ON dead (at);
 CREATE TABLE IF NOT EXISTS revoked (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revoked_changes (id INTEGER PRIMARY KEY CHECK (id = 0), count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS once_until ON once (until)
 """
@@ -49,6 +50,8 @@ PACKED: Final = (
 TOTAL: Final = f"SELECT ifnull(sum(length(raw)), 0) FROM ({FIRST})"  # noqa: S608 - constants
 #: Messages of more bytes together are read one by one: as one row there would be three copies of them.
 LARGE: Final = 1_000_000
+#: Revoked ids that a claim brings along; of more those of each batch are asked for.
+MOST_REVOKED: Final = 10_000
 #: Due messages made ready by one claim, so that no transaction is long.
 MOST_DUE: Final = 1000
 
@@ -143,21 +146,40 @@ def delay(db: sqlite3.Connection, delayed: Sequence[tuple[float, int, str]]) -> 
     )
 
 
+class Claimant(NamedTuple):
+    """Who claims: its number, its lease in seconds, and up to which change it knows the revoked ids."""
+
+    number: int
+    lease: float
+    change: int
+
+
+class ClaimedRows(NamedTuple):
+    """What a claim took, by queue, the claimant as it is now, and after a change all revoked ids with their ends.
+
+    Very many revoked ids are not told (None): they are asked for by those who want to know.
+    """
+
+    claimant: Claimant
+    rows: list[tuple[str, MessageRow]]
+    revoked: dict[str, float] | None = None
+
+
 def claim(
-    db: sqlite3.Connection, consumer: int, lease: float, queues: Sequence[str], limit: int, max_bytes: int
-) -> tuple[int, list[tuple[str, MessageRow]]]:
+    db: sqlite3.Connection, claimant: Claimant, queues: Sequence[str], limit: int, max_bytes: int
+) -> ClaimedRows:
     """Take up to `limit` messages of `max_bytes`, fairly from the queues, into a consumer's custody.
 
-    Returns the consumer's number, a new one if its lease was lost, and the messages with their queues.
+    The claimant has a new number if its lease was lost.
     """
     time = now()
     make_due_ready(db, time)
-    take_back_lost(db, consumer, time)
+    take_back_lost(db, claimant.number, time)
     queues = [queue for queue in queues if any_ready(db, queue)]
     taken: list[tuple[str, MessageRow]] = []
     if not queues:
-        return consumer, taken
-    consumer = keep_lease(db, consumer, lease)
+        return ClaimedRows(claimant, taken)
+    consumer = keep_lease(db, claimant.number, claimant.lease)
     share = -(-limit // len(queues))
     for most in (share, limit):  # what one queue does not use of its share goes to the others
         for queue in queues:
@@ -165,7 +187,18 @@ def claim(
                 rows = take(db, consumer, queue, room, max_bytes)
                 max_bytes -= sum([len(row.raw) for row in rows])
                 taken += [(queue, row) for row in rows]
-    return consumer, taken
+    change, ids = revoked_since(db, claimant.change)
+    return ClaimedRows(Claimant(consumer, claimant.lease, change), taken, ids)
+
+
+def revoked_since(db: sqlite3.Connection, change: int) -> tuple[int, dict[str, float] | None]:
+    """The last change of the revoked ids, and all of them if that is another one and they are not too many."""
+    row = db.execute("SELECT count FROM revoked_changes").fetchone()
+    last = row[0] if row else 0
+    if last == change:
+        return change, None
+    ids = dict(db.execute("SELECT id, until FROM revoked LIMIT ?", (MOST_REVOKED + 1,)).fetchall())
+    return last, ids if len(ids) <= MOST_REVOKED else None
 
 
 def take(db: sqlite3.Connection, consumer: int, queue: str, limit: int, max_bytes: int) -> list[MessageRow]:
@@ -275,28 +308,33 @@ def requeue(db: sqlite3.Connection, numbers: str, deaths: int = 0) -> None:
     )
 
 
-def settle(
-    db: sqlite3.Connection,
-    consumer: int,
-    ack: Sequence[int],
-    back: Sequence[int],
-    reject: Sequence[tuple[int, str]],
-    once: Sequence[str] = (),
-) -> None:
+class Settlement(NamedTuple):
+    """How custody of messages ends: by number, with the reason of those that die. `keep` bounds the dead letters."""
+
+    keep: tuple[float, int]
+    ack: Sequence[int] = ()
+    back: Sequence[int] = ()
+    reject: Sequence[tuple[int, str]] = ()
+    once: Sequence[str] = ()
+
+
+def settle(db: sqlite3.Connection, consumer: int, ending: Settlement) -> None:
     """End custody; numbers that the consumer does not hold any more are passed over."""
-    if ack:
-        drop(db, release(db, consumer, ack))
-    if once:
-        forget_soon(db, once)
-    if back:
-        requeue(db, release(db, consumer, back))
-    for number, reason in reject:
+    if ending.ack:
+        drop(db, release(db, consumer, ending.ack))
+    if ending.once:
+        forget_soon(db, ending.once)
+    if ending.back:
+        requeue(db, release(db, consumer, ending.back))
+    for number, reason in ending.reject:
         gone = release(db, consumer, [number])
         db.execute(
             "INSERT INTO dead (at, queue, reason, raw) SELECT ?, queue, ?, raw FROM messages WHERE id IN (SELECT value FROM json_each(?))",
             (now(), reason, gone),
         )
         drop(db, gone)
+    if ending.reject:
+        drop_dead(db, *ending.keep)
 
 
 def park(db: sqlite3.Connection, consumer: int, parked: Iterable[tuple[float, int, str]]) -> None:
@@ -377,9 +415,22 @@ def recall(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
         db.execute("UPDATE delayed SET due = 0 WHERE id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
-def revoke(db: sqlite3.Connection, task_ids: Iterable[str], until: float) -> None:
+def revoke(db: sqlite3.Connection, task_ids: Iterable[str], until: float, most: int) -> None:
+    """Remember these until then, and no more than so many: those that end first make room."""
     db.execute("DELETE FROM revoked WHERE until <= ?", (now(),))
-    db.executemany("INSERT OR REPLACE INTO revoked VALUES (?, ?)", [(task_id, until) for task_id in task_ids])
+    db.executemany(
+        "INSERT INTO revoked VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = max(until, excluded.until)",
+        [(task_id, until) for task_id in task_ids],
+    )
+    db.execute(
+        "DELETE FROM revoked WHERE id IN (SELECT id FROM revoked ORDER BY until DESC LIMIT -1 OFFSET ?)",
+        (most,),
+    )
+    count_change(db)
+
+
+def count_change(db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO revoked_changes VALUES (0, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1")
 
 
 def revoked(db: sqlite3.Connection, task_ids: Sequence[str]) -> list[str]:
@@ -390,19 +441,29 @@ def revoked(db: sqlite3.Connection, task_ids: Sequence[str]) -> list[str]:
     return [task_id for (task_id,) in rows]
 
 
-def dead(db: sqlite3.Connection, since: float, limit: int) -> list[Letter]:
+def dead(db: sqlite3.Connection, limit: int) -> list[Letter]:
     rows = db.execute(
-        "SELECT id, at, queue, reason, raw FROM dead WHERE at >= ? ORDER BY at DESC, id DESC LIMIT ?",
-        (since, limit),
+        "SELECT id, at, queue, reason, raw FROM dead ORDER BY at DESC, id DESC LIMIT ?", (limit,)
     )
     return list(map(Letter._make, rows))
 
 
-def bury(db: sqlite3.Connection, since: float, letters: Sequence[Letter]) -> None:
-    """Store letters, the newest first; those older than `since` make room."""
+def bury(db: sqlite3.Connection, letters: Sequence[Letter], keep: tuple[float, int]) -> None:
+    """Store letters, the newest first. `keep` as for `drop_dead`."""
     rows = [letter[1:] for letter in letters[::-1]]
     db.executemany("INSERT INTO dead (at, queue, reason, raw) VALUES (?, ?, ?, ?)", rows)
-    db.execute("DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? LIMIT 1000)", (since,))
+    drop_dead(db, *keep)
+
+
+def drop_dead(db: sqlite3.Connection, since: float, most: int) -> None:
+    """Delete the letters from before `since`, and the oldest of more than `most`."""
+    db.execute("DELETE FROM dead WHERE at < ?", (since,))
+    (span,) = db.execute("SELECT ifnull(max(id) - min(id) + 1, 0) FROM dead").fetchone()
+    if span > most:  # else there cannot be so many, and counting reads them all
+        db.execute(
+            "DELETE FROM dead WHERE id IN (SELECT id FROM dead ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?)",
+            (most,),
+        )
 
 
 def revive(db: sqlite3.Connection, numbers: Sequence[int]) -> list[Letter]:

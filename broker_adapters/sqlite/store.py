@@ -13,8 +13,16 @@ from taskq.broker_adapters.sqlite.file import READ, Failure, SqliteFile
 from taskq.broker_adapters.sqlite.states import Change, StateRow
 from taskq.broker_adapters.sqlite.wake import WakeSocket
 from taskq.clock import now
-from taskq.errors import EncodeError, StoreError
-from taskq.seams.store import Joined, StoreConfig, TaskResult, join_when_free
+from taskq.errors import EncodeError, Refused, SaveErrors, StoreError
+from taskq.seams.store import (
+    Joined,
+    ResultStore,
+    StoreConfig,
+    TaskResult,
+    check_part,
+    join_when_free,
+    storable,
+)
 from taskq.states import READY
 
 logger = logging.getLogger(__name__)
@@ -23,6 +31,8 @@ logger = logging.getLogger(__name__)
 RESULTS: Final = "results"
 #: Seconds between two looks at the file while nobody tells of anything.
 LOOK: Final = 0.5
+#: The most bytes of one result: SQLite takes rows of a billion, other columns included.
+LARGEST: Final = 999_999_000
 #: When a result does not expire: 300,000 years.
 FOREVER: Final = 1e13
 #: After so many saved states twice as many rows are looked at for expired ones: so the file stays bounded.
@@ -133,7 +143,7 @@ class Feed:
         try:
             end, found = await self._file.run(sql.changes, start, self._watchers, mode=READ)
         except StoreError as error:
-            logger.warning("cannot read results, trying again: %s", error)
+            self._file.tell_outage(error)
             return False
         except Exception:
             logger.exception("cannot read results, trying again")
@@ -145,11 +155,10 @@ class Feed:
         return end - start >= sql.MOST_CHANGES
 
 
-class SqliteStore:
+class SqliteStore(ResultStore):
     """Connects to a file; see `taskq.seams.store.ResultStore`."""
 
     keeps_chords: ClassVar[bool] = True
-    reply_to = ""
 
     def __init__(self, config: StoreConfig) -> None:
         self._file = SqliteFile(config.url, f"{sql.SCHEMA};{chords_sql.SCHEMA}", refuse)
@@ -166,19 +175,22 @@ class SqliteStore:
         await self.feed.close()
         self._file.close()
 
-    async def expect(self, task_ids: Sequence[str]) -> None:
-        """Nothing to prepare: results are kept whether someone waits or not."""
-
     async def save(self, results: Sequence[TaskResult]) -> None:
-        time = now()
-        dumps = self._serializer.dumps
-        states = [
-            StateRow(time + self._lifetime, time, one.task_id, one.state, dumps(one.payload()))
-            for one in results
-        ]
+        time, failures = now(), dict[int, Refused]()
+        states = []
+        for index, one in storable(results, failures):
+            raw = self._serializer.dumps(one.payload())
+            if len(raw) > LARGEST:
+                failures[index] = Refused(
+                    f"the result of {one.task_id} has {len(raw):,} bytes: SQLite takes 1 GB"
+                )
+            else:
+                states.append(StateRow(time + self._lifetime, time, one.task_id, one.state, raw))
         if states:
             await self._file.run(sql.save, states, topic=RESULTS)
             await self._clean(len(states))
+        if failures:
+            raise SaveErrors(failures)
 
     async def load(self, task_ids: Sequence[str]) -> Sequence[TaskResult | None]:
         found = await self._file.run(sql.load, task_ids, mode=READ)
@@ -216,7 +228,7 @@ class SqliteStore:
         for number, (part, index) in enumerate(parts):
             try:
                 rows[number] = self._row(part, index)
-            except EncodeError as error:
+            except (EncodeError, Refused) as error:
                 answers[number] = error
         found = await self._file.run(chords_sql.join_many, list(rows.values()), now() + self._lifetime)
         for number, joined in zip(rows, found, strict=True):
@@ -224,6 +236,7 @@ class SqliteStore:
         return answers
 
     def _row(self, part: TaskResult, index: int | None) -> chords_sql.StoredPart:
+        check_part(part, index)
         place = chords_sql.LAST if index is None else float(index)
         raw = self._serializer.dumps(part.payload())
         return chords_sql.StoredPart(str(part.group_id), place, part.task_id, raw, part.state)

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 import time
 import uuid
@@ -23,12 +24,44 @@ TICK: Final = 0.1
 
 
 def wake_folder(path: Path) -> Path:
-    """Where the listeners to a file have their sockets."""
+    """Where the listeners to a file have their sockets: beside it, or in our runtime folder where that is too long."""
     real = os.path.realpath(path)
     if len(os.fsencode(real)) <= LONGEST_FOLDER:
         return Path(f"{real}-wake")
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"taskq-{digest}-wake")
+    return runtime_folder() / f"{digest}-wake"
+
+
+def runtime_folder() -> Path:
+    """A folder of this user alone for what does not outlast processes."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given and len(given) < LONGEST_FOLDER and is_ours(Path(given)):
+        return Path(given, "taskq")
+    return Path(tempfile.gettempdir(), f"taskq-{os.geteuid()}")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether it is a folder, no link to one, of this user, into which nobody else may write."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def make_ours(folder: Path) -> None:
+    """Make the folder where it is missing, for this user alone.
+
+    Raises:
+        OSError: somebody else has made it, or may write there.
+    """
+    if folder.parent == runtime_folder():
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        if not is_ours(folder.parent):
+            raise PermissionError(f"{folder.parent} is not ours alone")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not is_ours(folder):
+        raise PermissionError(f"{folder} is not ours alone")
 
 
 class WakeSocket:
@@ -42,7 +75,7 @@ class WakeSocket:
         with suppress(OSError):  # no sockets here, or no more of them: the regular look must do
             self._socket = own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             own.setblocking(False)
-            folder.mkdir(exist_ok=True)
+            make_ours(folder)
             own.bind(os.fspath(self._path))
             self._loop.add_reader(own, self._read, own)
 
@@ -83,6 +116,8 @@ class Announcer:
         try:
             changed = self._folder.stat().st_mtime_ns
             if changed != self._changed:
+                if not is_ours(self._folder):  # what is said there, anybody hears, and may be a trap
+                    return []
                 settled = time.time() - changed / 1e9 > TICK
                 self._names = os.listdir(self._folder)  # noqa: PTH208 - names are all that is needed
                 self._changed = changed if settled else -1
@@ -94,7 +129,8 @@ class Announcer:
         try:
             self._socket.sendto(b"!", os.fspath(path))
         except ConnectionRefusedError:  # its process died
-            with suppress(OSError):  # of another user, in a folder with the sticky bit: it stays
-                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
         except OSError:  # it has just closed, or has more to read than it can hold: then it is awake
             return

@@ -6,11 +6,14 @@ docs/settings.md is made from this file by `make docs`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from taskq.config.coerce import Amount, Count, Names, Range, Seconds, Secrets, Url
 from taskq.config.layers import Layered, Source
-from taskq.config.sources import load_environment, load_pyproject
+from taskq.config.sources import default_file, load_environment, load_pyproject
+
+#: What has a meaning of its own in a URL: with one of these in its path, the default file is looked for from the current folder.
+_NO_PATH: Final = frozenset("?#;%")
 
 
 class Settings(Layered):
@@ -23,7 +26,7 @@ class Settings(Layered):
     # --- Broker ---
 
     broker_url: Url = "sqlite:///.taskq/taskq.db"
-    """The broker: `sqlite:///path`, `memory://name`, `redis://`, `amqp://`, ... Several are tried in turn. The default is a file that every process started in the same folder shares."""
+    """The broker: `sqlite:///path`, `memory://name`, `redis://`, `amqp://`, ... Several are tried in turn. The default is a file beside the nearest `pyproject.toml` above the app's module, or beside the module, whatever the current folder."""
     broker_connection_timeout: Seconds = 4.0
     """How long connecting to the broker may take, in seconds."""
     broker_connection_retry: bool = True
@@ -70,7 +73,7 @@ class Settings(Layered):
     enable_utc: Literal[True] = True
     """Times in messages are UTC."""
     max_message_bytes: Count = 16 * 1024 * 1024
-    """The largest message that is sent or read, in bytes."""
+    """The largest message that is sent or read, in bytes: its headers and its body."""
     max_inflated_bytes: Count = 64 * 1024 * 1024
     """The largest a compressed message may grow to when it is read, in bytes."""
 
@@ -91,8 +94,9 @@ class Settings(Layered):
         "interval_start": 0,
         "interval_step": 0.2,
         "interval_max": 1,
+        "timeout": 5.0,
     }
-    """How it tries: `max_retries` (None: for ever) and the pauses `interval_start`, `interval_step`, `interval_max` in seconds."""
+    """How it tries: `max_retries` (None: as often as there is time for), the pauses `interval_start`, `interval_step`, `interval_max`, and `timeout`, the time for all tries and pauses together, in seconds each. (Celery: no limit.)"""
     task_default_delivery_mode: Literal[2, 1, "persistent", "transient"] = 2
     """Whether RabbitMQ writes messages to disk (2 or `persistent`) or may lose them in a restart."""
     task_default_priority: Amount | None = None
@@ -250,6 +254,12 @@ class Settings(Layered):
     """After so many workers died holding a task, it goes to the dead letters."""
     dead_retention: Seconds | None = 604_800.0
     """How long dead letters are kept, in seconds; None: for ever."""
+    dead_limit: Count = 10_000
+    """The most dead letters that are kept; the oldest make room."""
+    revoked_limit: Count = 50_000
+    """The most revoked ids that are remembered for workers that start later; those that end first make room."""
+    announced_limit: Count = 20_000
+    """The most remote commands, replies and events that are kept for a listener that is slow; the oldest make room."""
 
     @classmethod
     def load(
@@ -257,12 +267,14 @@ class Settings(Layered):
         values: Mapping[str, Any] | None = None,
         *,
         folder: Path | None = None,
+        module: str | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Self:
         """Settings from all sources there are outside the command line.
 
         Args:
             values: an app's keyword arguments.
+            module: the file of the app's module, beside which the default broker's file may lie.
             folder: where to look for `pyproject.toml`, upwards; default the current folder.
             environ: the environment.
 
@@ -271,6 +283,9 @@ class Settings(Layered):
             ImportError: the module of `TASKQ_CONFIG_MODULE` or `CELERY_CONFIG_MODULE` cannot be imported.
         """
         settings = cls()
+        path = default_file(module, folder or Path.cwd())
+        if _NO_PATH.isdisjoint(str(path)):
+            settings.set_from({"broker_url": f"sqlite:///{path}"}, Source.DEFAULT, "default")
         load_pyproject(settings, folder or Path.cwd())
         load_environment(settings, environ)
         settings.set_from(values or {}, Source.APP, "TaskQ(...)")

@@ -40,6 +40,17 @@ def read_pyproject(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     return None, {}
 
 
+def default_file(module: str | None, folder: Path) -> Path:
+    """Where the file is that serves as broker where nothing is set: the same for every process of a program.
+
+    It lies beside the nearest `pyproject.toml` in or above the folder of the app's module, whatever the current folder,
+    else beside the module; without a module (at a prompt) both are looked for from the current folder.
+    """
+    start = Path(module).resolve().parent if module else folder
+    nearest = next((one for one in (start, *start.parents) if (one / "pyproject.toml").is_file()), start)
+    return nearest / ".taskq" / "taskq.db"
+
+
 def _is_ours(path: Path) -> bool:
     if path.stat().st_uid in {0, os.geteuid()}:
         return True

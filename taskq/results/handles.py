@@ -164,7 +164,7 @@ class AsyncResult(Generic[R]):
         """Wait for the task and return its value.
 
         Args:
-            timeout: seconds to wait; None = as long as it takes.
+            timeout: seconds to wait; None = as long as it takes, 0 = look once.
             propagate: raise the task's exception; False returns the exception instead.
             on_message: called (and awaited, if it is a coroutine function) with the mapping of every state
                 from now on, in order: task_id, status, result, traceback, children.
@@ -179,6 +179,10 @@ class AsyncResult(Generic[R]):
         if self.ignored or (self.state in states.READY and on_message is None):
             return self._outcome(propagate)
         if timeout is None:
+            await self._follow(on_message, interval)
+        elif timeout <= 0:
+            if not await self.ready():
+                raise ResultTimeout(f"task {self.id} was {self.state} just now")
             await self._follow(on_message, interval)
         else:
             limit = asyncio.timeout(timeout)
@@ -409,11 +413,16 @@ class ResultSet(Generic[R]):
 
         Arguments and errors as for `AsyncResult.get`; with `propagate` the first failure is raised at once.
         """
+        once = timeout is not None and timeout <= 0
+        if once:
+            await self.refresh()
         try:
-            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(None if once else timeout), asyncio.TaskGroup() as group:
                 waiting = [
                     group.create_task(
-                        member.get(propagate=propagate, on_message=on_message, interval=interval)
+                        member.get(
+                            0 if once else None, propagate=propagate, on_message=on_message, interval=interval
+                        )
                     )
                     for member in self.results
                 ]

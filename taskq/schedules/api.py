@@ -12,7 +12,7 @@ from taskq.results.handles import AsyncResult
 from taskq.schedules.entries import Entry, PeriodicApp, of_signature, zone_of
 from taskq.schedules.overlap import check_overlap
 from taskq.schedules.plan import following
-from taskq.schedules.records import Edit, Records
+from taskq.schedules.records import Edit, ScheduleRecords
 from taskq.sync import SyncResult, run_sync
 
 R = TypeVar("R")
@@ -150,8 +150,8 @@ class Schedules:
             raise KeyError(f"there is no entry {name!r}.{near_match(name, entries)}")
         return entries[name]
 
-    async def _records(self) -> Records:
-        return Records(self._app, await self._app.shared_connection().open_ledger("app.schedules"))
+    async def _records(self) -> ScheduleRecords:
+        return ScheduleRecords(self._app, await self._app.shared_connection().open_ledger("app.schedules"))
 
 
 class SyncSchedules:

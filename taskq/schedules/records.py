@@ -56,7 +56,7 @@ class Progress:
         return replace(self, last=instant, sent=(*self.sent, instant)[-2:], runs=self.runs + 1)
 
 
-class Records:
+class ScheduleRecords:
     """Edits and progress of one app's entries. Methods raise OperationalError when the ledger cannot be asked."""
 
     def __init__(self, app: PeriodicApp, ledger: Ledger) -> None:

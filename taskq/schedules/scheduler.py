@@ -19,7 +19,7 @@ from taskq.errors import OperationalError, TaskqError
 from taskq.schedules.entries import Entry, PeriodicApp, entries_of_code, zone_of
 from taskq.schedules.overlap import check_overlap, may_send
 from taskq.schedules.plan import following, plan, shift
-from taskq.schedules.records import Progress, Records
+from taskq.schedules.records import Progress, ScheduleRecords
 from taskq.seams.ledger import Mark
 
 logger = getLogger("taskq.beat")
@@ -81,7 +81,7 @@ class Scheduler:
             OperationalError: broker or ledger could not be reached at the start; later it tries again.
         """
         connection = self._app.shared_connection()
-        self._records = Records(self._app, await connection.open_ledger("a scheduler"))
+        self._records = ScheduleRecords(self._app, await connection.open_ledger("a scheduler"))
         self._broker = await connection.open_broker()
         await self._load()
         self.ready.set()

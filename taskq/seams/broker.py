@@ -1,32 +1,28 @@
-"""The transport seam: what taskq asks of a broker, and how one is found by its URL."""
+"""The transport seam: what taskq asks of a broker.
 
+`Broker` is three smaller ones: `Queues` moves messages, `Delays` finds those that are held back, `Records` remembers what
+was revoked and what died. A broker that inherits from `Broker` gets the last two, and all but the heart of the first and of
+`Consumer`, as it needs them: the least one is `publish`, `consume`, `size` and `purge`, and a consumer with `receive`, `settle`
+and `close` (tests/contract/folder.py is one in a folder of files).
+"""
+
+import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
+from weakref import ref
 
-from taskq.errors import ConfigError
-from taskq.seams.bus import Bus
-from taskq.wire.message import DeadLetter, Delivery, Message
-
-#: URL scheme -> "module:Class". Others register under the entry-point group `taskq.brokers`.
-BROKERS: dict[str, str] = {
-    "amqp": "taskq.broker_adapters.amqp.broker:AmqpBroker",
-    "amqps": "taskq.broker_adapters.amqp.broker:AmqpBroker",
-    "memory": "taskq.broker_adapters.memory.broker:MemoryBroker",
-    "pyamqp": "taskq.broker_adapters.amqp.broker:AmqpBroker",
-    "sqlite": "taskq.broker_adapters.sqlite.broker:SqliteBroker",
-    "redis": "taskq.broker_adapters.redis.broker:RedisBroker",
-    "rediss": "taskq.broker_adapters.redis.broker:RedisBroker",
-    "redis+socket": "taskq.broker_adapters.redis.broker:RedisBroker",
-    "sentinel": "taskq.broker_adapters.redis.broker:RedisBroker",
-    "valkey": "taskq.broker_adapters.redis.broker:RedisBroker",
-    "valkeys": "taskq.broker_adapters.redis.broker:RedisBroker",
-}
-
+from taskq.clock import now
+from taskq.errors import ConfigError, OperationalError
+from taskq.seams.bus import NO_BUS, Bus
+from taskq.seams.records import Records, Retention
+from taskq.seams.urls import SCHEMES, Scheme, check_url, scheme_of
+from taskq.wire.message import Delivery, Message
 
 #: As many bytes as there may be.
 ANY_SIZE: Final = sys.maxsize
@@ -78,8 +74,9 @@ class BrokerConfig:
     tell what lies behind an exchange; `options` are `broker_transport_options`;
     `timeout` bounds connecting, in seconds; `heartbeat` is for brokers that have one, in seconds;
     `held_bytes` is for brokers that push: no more is let come once what a consumer holds comes to so many bytes;
-    `name` tells the broker's operator who is connected; `dead_retention` is how long dead letters are kept, in
-    seconds (None = for ever; RabbitMQ keeps them until they are purged).
+    `name` tells the broker's operator who is connected; `max_message_bytes` bounds what is published, headers and
+    body together; `publish_timeout` is how long a publish may stay without an answer before its connection is given
+    up, in seconds; `retention` bounds what is remembered.
     """
 
     url: str = field(repr=False)  # it may hold a password, as may the options and `ssl`
@@ -92,12 +89,20 @@ class BrokerConfig:
     held_bytes: int = ANY_SIZE
     ssl: Mapping[str, Any] | None = field(default=None, repr=False)
     name: str = "taskq"
-    dead_retention: float | None = 604_800.0
+    max_message_bytes: int = ANY_SIZE
+    publish_timeout: float = 5.0
+    retention: Retention = field(default_factory=Retention)
 
 
-class Consumer(Protocol):
+class Consumer(ABC):
     """Receives from some queues. Every delivery it gave out ends in exactly one of `settle` or `park`."""
 
+    @property
+    def revoked(self) -> Collection[str] | None:
+        """All ids that were revoked when the last deliveries were taken, where they came along; None: ask the broker."""
+        return None
+
+    @abstractmethod
     async def receive(self, limit: int, max_bytes: int = ANY_SIZE) -> Sequence[Delivery]:
         """Wait for one delivery, take up to `limit`, none more once they come to `max_bytes`; empty only once closed.
 
@@ -105,8 +110,8 @@ class Consumer(Protocol):
         More urgent messages come first. Waits through a lost connection (it reconnects by itself, with
         back-off). Cancelling it loses nothing: what was taken meanwhile comes with the next call.
         """
-        ...
 
+    @abstractmethod
     async def settle(
         self,
         *,
@@ -119,50 +124,66 @@ class Consumer(Protocol):
         `ack` removes, `requeue` gives back at once (not counted as a death), `reject` moves to the dead
         letters with a one-line reason. Deliveries whose lease was lost are left to their new holder.
         """
-        ...
 
     async def strike(self, delivery: Delivery, count: int = 1) -> None:
         """Before a message with `deaths` is run: should we die now, count it as one death more of this message.
 
         What merely lay in the hands of workers that died stays at 1, however many they were. A `count` of -1
-        takes it back, for a run that was ended in good order.
+        takes it back, for a run that was ended in good order. By default nothing is counted.
         """
-        ...
 
     async def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
-        """End custody until a time (Unix seconds): the broker keeps them and delivers them again then."""
-        ...
+        """End custody until a time (Unix seconds): the broker keeps them and delivers them again then.
+
+        By default they stay in our custody, taking up room, and are given back to their queue when it is time.
+        """
+        loop, consumer = asyncio.get_running_loop(), ref(self)
+        for delivery, due in deliveries:
+            loop.call_later(max(0.0, due - now()), _give_back, consumer, delivery)
 
     async def resize(self, prefetch: int) -> None:
-        """Hold up to so many unsettled at once from now on; what is held already may come on top."""
-        ...
+        """Hold up to so many unsettled at once from now on; what is held already may come on top. By default it stays."""
 
     async def subscribe(self, queues: Sequence[str]) -> None:
-        """Receive from these queues from now on; what is held of others stays held. Raises OperationalError."""
-        ...
+        """Receive from these queues from now on; what is held of others stays held.
 
-    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+        Raises:
+            OperationalError: not possible now; by default never.
+        """
+        raise OperationalError(
+            f"this broker's consumers keep to their queues: start a worker for {', '.join(queues)}"
+        )
+
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:  # noqa: ARG002 - for those with leases
         """Keep the leases of all deliveries still held; returns those that were lost (none without leases)."""
-        ...
+        return ()
 
+    @abstractmethod
     async def close(self) -> None:
         """Stop receiving: a waiting `receive` returns empty. Unsettled deliveries return to their queues."""
-        ...
 
 
-class Broker(Protocol):
-    """A connection to one broker, for one event loop."""
+_GIVING_BACK: Final[set[asyncio.Task[None]]] = set()
 
-    features: ClassVar[Features]
-    #: Remote control and events.
-    bus: Bus
+
+def _give_back(consumer: "ref[Consumer]", delivery: Delivery) -> None:
+    """A parked delivery is due; what was closed or collected meanwhile has given it back already."""
+    if (alive := consumer()) is not None:
+        task = asyncio.ensure_future(alive.settle(requeue=[delivery]))
+        _GIVING_BACK.add(task)
+        task.add_done_callback(_GIVING_BACK.discard)
+
+
+class Queues(ABC):
+    """Messages into queues and out of them."""
 
     async def open(self) -> None:
         """Connect. Raises OperationalError naming the URL (password masked) when that is not possible."""
-        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close every consumer and let the connection go."""
 
+    @abstractmethod
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return once the broker is answerable for every message.
 
@@ -173,61 +194,50 @@ class Broker(Protocol):
             OperationalError: none is known to be safe (`maybe_accepted` tells whether some may be).
             EncodeError: one of them cannot be written. Nothing was sent: the others may be, without it.
         """
-        ...
 
+    @abstractmethod
     async def consume(self, queues: Sequence[str], *, prefetch: int) -> Consumer:
         """Start receiving; `prefetch` is the most that will be held unsettled at once."""
-        ...
 
-    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:
+    async def renew(self, held: Sequence[Delivery]) -> Sequence[Delivery]:  # noqa: ARG002 - for those with leases
         """As `Consumer.renew`, from any connection to the same broker; only asked for with `Features.leases`.
 
         By it a worker whose event loop is blocked keeps its leases from a thread.
         """
-        ...
+        return ()
 
+    @abstractmethod
     async def size(self, queue: str) -> int:
         """How many messages wait in the queue (delayed ones included where they are known)."""
-        ...
 
     async def ready(self, queue: str) -> int:
         """How many messages of the queue could be received now."""
-        ...
+        return await self.size(queue)
 
+    @abstractmethod
     async def purge(self, queue: str) -> int:
         """Remove all waiting messages of a queue; returns how many there were."""
-        ...
+
+
+class Delays:
+    """Messages that the broker holds back (`Features.delays`, `Consumer.park`). By default it knows of none."""
 
     async def promote(self, queue: str) -> None:
         """Deliver the delayed messages of a queue now, to who moves them elsewhere (where they are known by queue).
 
         A worker that receives one parks it again: it bears its `eta`.
         """
-        ...
 
     async def recall(self, task_ids: Sequence[str]) -> None:
         """Deliver the delayed messages of these tasks now (where they can be found by task), as `promote` does."""
-        ...
 
-    async def revoke(self, task_ids: Sequence[str], until: float) -> None:
-        """Remember these ids as revoked until a time (Unix seconds)."""
-        ...
 
-    async def revoked(self, task_ids: Sequence[str]) -> Collection[str]:
-        """Which of these ids are revoked now."""
-        ...
+class Broker(Queues, Delays, Records):
+    """A connection to one broker, for one event loop."""
 
-    async def dead(self, limit: int = 1000) -> Sequence[DeadLetter]:
-        """The dead letters, newest first."""
-        ...
-
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        """Put letters back into the dead-letter store (undo of `revive`)."""
-        ...
-
-    async def revive(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        """Take letters out of the dead-letter store, to publish them again or to drop them."""
-        ...
+    features: ClassVar[Features] = Features()
+    #: Remote control and events; by default nobody can be reached.
+    bus: Bus = NO_BUS
 
 
 def hand_out(ready: deque[Delivery], limit: int, max_bytes: int) -> list[Delivery]:
@@ -295,20 +305,26 @@ def open_broker(config: BrokerConfig) -> Broker:
     """Build (not yet connect) the broker of a URL.
 
     Raises:
-        ConfigError: no adapter is known for the scheme.
+        ConfigError: no adapter is known for the scheme, or the URL cannot work.
     """
-    broker: Broker = load_by_scheme(config.url, BROKERS, "taskq.brokers", "broker")(config)
+    broker: Broker = adapter_of(config.url, "broker")(config)
     return broker
 
 
-def load_by_scheme(url: str, known: Mapping[str, str], group: str, kind: str) -> Any:
-    """Import the class that serves a URL's scheme, from our table or from an installed entry point."""
-    scheme = url.partition("://")[0]
-    target = known.get(scheme)
-    if target is not None:
-        module, _, name = target.partition(":")
+def adapter_of(url: str, kind: Literal["broker", "store", "ledger"]) -> Any:
+    """The class that serves a URL, from our table or from an installed entry point.
+
+    Raises:
+        ConfigError: none does, or the URL cannot be what was meant.
+    """
+    check_url(url)
+    scheme = scheme_of(url)
+    module, _, name = getattr(SCHEMES.get(scheme, Scheme()), kind).partition(":")
+    if module:
         return getattr(import_module(module), name)
-    for entry in entry_points(group=group):
+    for entry in entry_points(group=f"taskq.{kind}s"):
         if entry.name == scheme:
             return entry.load()
-    raise ConfigError(f"no {kind} for URL scheme {scheme!r}: known are {', '.join(sorted(known))}")
+    known = ", ".join(sorted(name for name, one in SCHEMES.items() if getattr(one, kind)))
+    what = "result store" if kind == "store" else kind
+    raise ConfigError(f"no {what} for URL scheme {scheme!r:.60}: known are {known}")

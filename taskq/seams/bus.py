@@ -4,17 +4,12 @@ Remote control and events travel here (wire-format.md 7, 8): nothing is kept for
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 from taskq.wire.message import Message
-
-#: Messages kept for a listener that is slow; the oldest make room.
-MOST_WAITING: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +29,8 @@ class Exchange:
 class Inbox:
     """A listener's own queue, gone when it closes. That of a direct exchange is called `Exchange.reply_inbox(key)`.
 
-    `key` is the pattern of a topic exchange (`worker.#`: `*` is one word, `#` any text) or the key of a direct one.
-    `ttl` is how long a message waits in it, `expires` how long it outlives a listener that vanished, in seconds.
+    `key` is the pattern of a topic exchange (`worker.#`: `*` is one word, `#` any number of words) or the key of a
+    direct one; `taskq.seams.exchanges.takes` reads it. `ttl` is how long a message waits in it, `expires` how long it outlives a listener that vanished, in seconds.
     """
 
     name: str
@@ -43,20 +38,6 @@ class Inbox:
     key: str = ""
     ttl: float = 300.0
     expires: float = 10.0
-
-    def takes(self, routing_key: str) -> bool:
-        """Whether a message of this key, announced to the exchange, is for this inbox."""
-        if self.exchange.kind == "topic":
-            return _pattern(self.key).fullmatch(routing_key) is not None
-        return self.exchange.kind == "fanout" or routing_key == self.key
-
-
-@lru_cache(maxsize=1000)
-def _pattern(key: str) -> re.Pattern[str]:
-    """As kombu has it: `*` is one word, `#` any text, also none."""
-    words = {"*": r"[^.]+", "#": ".*"}
-    joined = r"\.".join(words.get(word, re.escape(word)) for word in key.split("."))
-    return re.compile(joined, re.DOTALL)
 
 
 class Listener(Protocol):
@@ -92,10 +73,10 @@ class Bus(Protocol):
 
 
 class Arrivals:
-    """The waiting end of a listener: adapters `add`, its owner `receive`s."""
+    """The waiting end of a listener: adapters `add`, its owner `receive`s. Of `most` that wait the oldest make room."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Message] = deque(maxlen=MOST_WAITING)
+    def __init__(self, most: int = 20_000) -> None:
+        self._waiting: deque[Message] = deque(maxlen=most)
         self._news = asyncio.Event()
         self._ended = False
 
@@ -122,3 +103,21 @@ class Arrivals:
         """Nothing more will come."""
         self._ended = True
         self._news.set()
+
+    async def close(self) -> None:
+        """As `Listener.close`."""
+        self.end()
+
+
+class NoBus:
+    """For a broker that has none: nobody listens, and who listens hears nothing."""
+
+    async def announce(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+        """As to any exchange without listeners."""
+
+    async def listen(self, inbox: Inbox) -> Arrivals:  # noqa: ARG002 - the seam's signature
+        """An inbox that stays empty."""
+        return Arrivals(1)
+
+
+NO_BUS: Final = NoBus()

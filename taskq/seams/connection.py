@@ -1,19 +1,56 @@
 """One connection to the broker, one to the result store and, where it is used, one to the ledger, for one event loop."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from taskq.seams.broker import Broker, BrokerConfig, open_broker
 from taskq.seams.ledger import Ledger, LedgerConfig, find_ledger, open_ledger
 from taskq.seams.publisher import Publisher
 from taskq.seams.store import ResultStore, StoreConfig, open_store
 
+#: Seconds that closing may take when the event loop ends: a broker that is gone must not hold up the program's end.
+PATIENCE: Final = 2.0
+
+
+class Opening:
+    """One attempt to open something, shared by all who want it meanwhile: they all get what becomes of it."""
+
+    def __init__(self, act: Callable[[], Awaitable[None]]) -> None:
+        self._act = act
+        self._attempt: asyncio.Task[None] | None = None
+        self.done = False
+
+    async def wait(self) -> None:
+        """Until it is open. Raises what the attempt did; the next call begins another."""
+        if self.done:
+            return
+        if self._attempt is None:
+            self._attempt = asyncio.get_running_loop().create_task(self._open())
+        await asyncio.shield(self._attempt)
+
+    async def _open(self) -> None:
+        try:
+            await self._act()
+            self.done = True
+        finally:
+            self._attempt = None
+
+    async def undo(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close it if it is open, or about to be."""
+        if (attempt := self._attempt) is not None:
+            await asyncio.wait([attempt])
+        if self.done:
+            self.done = False
+            await close()
+
 
 class Connection:
     """The connections of one event loop, made at first use; everything on the loop shares them.
 
-    A connection carries any number of concurrent calls, so there is nothing to gain from a pool of many.
+    A connection carries any number of concurrent calls, so there is nothing to gain from a pool of many. They are
+    closed with the loop, if nobody closes them before: `asyncio.run(task.delay())` leaves nothing open.
     """
 
     def __init__(self, broker: BrokerConfig, store: StoreConfig, ledger_url: str | None = None) -> None:
@@ -24,26 +61,22 @@ class Connection:
         self.broker: Broker = open_broker(broker)
         self.store: ResultStore = open_store(store)
         self.publisher = Publisher(self.open_broker, broker.url)
-        self._broker_open = False
-        self._store_open = False
-        self._lock = asyncio.Lock()
+        self._broker_opening = Opening(self.broker.open)
+        self._store_opening = Opening(self.store.open)
+        self._end: AsyncGenerator[None, None] | None = None
 
     async def open_broker(self) -> Broker:
         """The broker, connected. Raises OperationalError."""
-        if not self._broker_open:
-            async with self._lock:
-                if not self._broker_open:
-                    await self.broker.open()
-                    self._broker_open = True
+        if not self._broker_opening.done:
+            await self._close_with_loop()
+            await self._broker_opening.wait()
         return self.broker
 
     async def open_store(self) -> ResultStore:
         """The result store, connected. Raises StoreError."""
-        if not self._store_open:
-            async with self._lock:
-                if not self._store_open:
-                    await self.store.open()
-                    self._store_open = True
+        if not self._store_opening.done:
+            await self._close_with_loop()
+            await self._store_opening.wait()
         return self.store
 
     def ledger_config(self, feature: str) -> LedgerConfig:
@@ -57,11 +90,12 @@ class Connection:
             ConfigError: there is no place for one.
             OperationalError: it could not be reached.
         """
-        async with self._lock:
-            if self._ledger is None:
-                ledger = open_ledger(self.ledger_config(feature))
-                await ledger.open()
-                self._ledger = ledger
+        if self._ledger is None:
+            self._ledger = open_ledger(self.ledger_config(feature))
+            self._ledger_opening = Opening(self._ledger.open)
+        if not self._ledger_opening.done:
+            await self._close_with_loop()
+            await self._ledger_opening.wait()
         return self._ledger
 
     async def open(self) -> Self:
@@ -72,16 +106,26 @@ class Connection:
 
     async def close(self) -> None:
         """Close what was opened; the next use opens it again."""
-        async with self._lock:
-            if self._broker_open:
-                self._broker_open = False
-                await self.broker.close()
-            if self._store_open:
-                self._store_open = False
-                await self.store.close()
-            if self._ledger is not None:
-                ledger, self._ledger = self._ledger, None
-                await ledger.close()
+        await self._broker_opening.undo(self.broker.close)
+        await self._store_opening.undo(self.store.close)
+        if self._ledger is not None:
+            await self._ledger_opening.undo(self._ledger.close)
+
+    async def _close_with_loop(self) -> None:
+        """`asyncio.run` ends the asynchronous generators that are under way before it closes its loop."""
+        if self._end is None:
+            self._end = self._until_loop_ends()
+            await anext(self._end)
+
+    async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.close()
+            except TimeoutError:
+                pass  # what it held goes with the process
 
     async def __aenter__(self) -> Self:
         return await self.open()

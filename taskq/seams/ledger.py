@@ -9,21 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from taskq.errors import ConfigError
-from taskq.seams.broker import BrokerConfig, load_by_scheme
+from taskq.seams.broker import BrokerConfig, adapter_of
 from taskq.seams.store import StoreConfig
-from taskq.seams.urls import mask
-
-#: URL scheme -> "module:Class". Others register under the entry-point group `taskq.ledgers`.
-LEDGERS: dict[str, str] = {
-    "memory": "taskq.broker_adapters.memory.ledger:MemoryLedger",
-    "sqlite": "taskq.broker_adapters.sqlite.ledger:SqliteLedger",
-    "redis": "taskq.broker_adapters.redis.ledger:RedisLedger",
-    "rediss": "taskq.broker_adapters.redis.ledger:RedisLedger",
-    "redis+socket": "taskq.broker_adapters.redis.ledger:RedisLedger",
-    "sentinel": "taskq.broker_adapters.redis.ledger:RedisLedger",
-    "valkey": "taskq.broker_adapters.redis.ledger:RedisLedger",
-    "valkeys": "taskq.broker_adapters.redis.ledger:RedisLedger",
-}
+from taskq.seams.urls import SCHEMES, Scheme, mask, scheme_of
 
 #: Seconds after which a change is told at the latest.
 CHANGE_WITHIN: Final = 1.0
@@ -167,7 +155,7 @@ def find_ledger(named: str | None, broker: BrokerConfig, store: StoreConfig, fea
         ConfigError: no URL is named, and neither of the two can be one; names the `feature` that needs it.
     """
     for place in (broker, store):
-        if place.url == named or (named is None and place.url.partition("://")[0] in LEDGERS):
+        if place.url == named or (named is None and SCHEMES.get(scheme_of(place.url), Scheme()).ledger):
             return LedgerConfig(place.url, place.options, broker.timeout, place.ssl)
     if named is None:
         raise ConfigError(
@@ -183,5 +171,5 @@ def open_ledger(config: LedgerConfig) -> Ledger:
     Raises:
         ConfigError: no adapter is known for the scheme.
     """
-    ledger: Ledger = load_by_scheme(config.url, LEDGERS, "taskq.ledgers", "ledger")(config)
+    ledger: Ledger = adapter_of(config.url, "ledger")(config)
     return ledger

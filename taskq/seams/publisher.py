@@ -1,14 +1,13 @@
 """Publishing: calls of one loop turn join into one batch, and a failed publish is tried again by policy."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from taskq import signals
 from taskq.config.settings import Settings
-from taskq.errors import EncodeError, OperationalError, PublishErrors, Refused
+from taskq.errors import ConnectionLost, EncodeError, OperationalError, PublishErrors, Refused, StoreError
 from taskq.options import RetryPolicy
 from taskq.seams.broker import Broker
 from taskq.seams.urls import mask
@@ -17,6 +16,9 @@ from taskq.wire.signing import sign
 
 #: The most messages given to the broker at once: keeps a huge group from holding the loop for long.
 MAX_BATCH = 1000
+#: How long a call may take to hand over its messages, all tries and pauses together, in seconds, where the retry
+#: policy does not say (`timeout`).
+DEADLINE = 5.0
 
 
 class Publisher:
@@ -60,12 +62,14 @@ class Publisher:
                 call.failures.cancel()
 
     def _batch(self) -> "list[_Submission]":
-        """The next calls to go together: as many as have MAX_BATCH messages, but at least one."""
+        """The next calls to go together: as many as have MAX_BATCH messages, but at least one. Not those given up."""
         calls: list[_Submission] = []
         size = 0
         while self._waiting and (not calls or size + len(self._waiting[0].messages) <= MAX_BATCH):
-            calls.append(self._waiting.popleft())
-            size += len(calls[-1].messages)
+            call = self._waiting.popleft()
+            if not call.failures.done():
+                calls.append(call)
+                size += len(call.messages)
         return calls
 
     async def _send(self, calls: "list[_Submission]") -> None:
@@ -128,11 +132,10 @@ async def announce_before(messages: Sequence[Message], secrets: Sequence[str]) -
 
 
 def retry_policy(options: Mapping[str, Any], conf: Settings) -> Mapping[str, Any] | None:
-    """What the options of a call and the settings say about trying again; None: one try."""
+    """What the options of a call and the settings say about trying again."""
     retry, own = options.get("retry"), options.get("retry_policy")
-    if not (conf.task_publish_retry if retry is None else retry):
-        return None
-    return {**conf.task_publish_retry_policy, **own} if own else conf.task_publish_retry_policy
+    policy = {**conf.task_publish_retry_policy, **own} if own else conf.task_publish_retry_policy
+    return policy if (conf.task_publish_retry if retry is None else retry) else {**policy, "max_retries": 0}
 
 
 async def publish_with_retry(
@@ -140,45 +143,79 @@ async def publish_with_retry(
 ) -> None:
     """Try until it works or the policy is exhausted (wire-format.md 10.4); `policy` None = one try.
 
+    Its `timeout` (default DEADLINE; None = no limit) is for all tries and pauses together: the last try is cut short.
+
     Raises:
         OperationalError: names the broker (`broker` is its URL; the password is masked), the tries and the time.
+        Refused: the broker will never take it.
     """
-    started = time.monotonic()
-    tries = 0
-    maybe_accepted = False
-    while True:
-        tries += 1
-        try:
-            return await attempt()
-        except Exception as error:
-            maybe_accepted |= getattr(error, "maybe_accepted", False)
-            elapsed = time.monotonic() - started
-            pause = _pause(policy, tries, elapsed, error)
-            if pause is None:
-                if not isinstance(error, OperationalError):
-                    raise
-                shown = "1 try" if tries == 1 else f"{tries} tries"
-                problem = str(error).removeprefix(f"{mask(broker)}: ")
-                text = f"could not hand the message to {mask(broker)}: {problem} ({shown} in {elapsed:.1f} s)"
-                kind = OperationalError if isinstance(error, PublishErrors) else type(error)
-                raise kind(text, maybe_accepted=maybe_accepted) from error
-        await asyncio.sleep(pause)
+    tries = _Tries(broker, {"max_retries": 0} if policy is None else policy)
+    try:
+        async with asyncio.timeout(tries.timeout) as limit:
+            await tries.run(attempt)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise tries.cut_short() from tries.last
 
 
-def _pause(policy: RetryPolicy | None, tries: int, elapsed: float, error: Exception) -> float | None:
-    """Seconds to wait before the next try, or None to give up."""
-    if policy is None:
-        return None
-    if not isinstance(error, (OperationalError, *(policy.get("retry_errors") or ()))):
-        return None
-    max_retries = policy.get("max_retries", 3)
-    if max_retries is not None and tries > max_retries:
-        return None
-    pause: float = min(
-        policy.get("interval_start", 0) + (tries - 1) * policy.get("interval_step", 0.2),
-        policy.get("interval_max", 1),
-    )
-    timeout = policy.get("timeout")
-    if timeout is not None and elapsed + pause > timeout:
-        return None
-    return pause
+class _Tries:
+    """The tries of one call."""
+
+    def __init__(self, broker: str, policy: RetryPolicy) -> None:
+        self._broker = mask(broker)
+        self._policy = policy
+        self.timeout = policy.get("timeout", DEADLINE)
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._clock()
+        self._count = 0
+        self._maybe_accepted = False
+        self.last: Exception | None = None
+
+    async def run(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            self._count += 1
+            try:
+                return await attempt()
+            except Exception as error:
+                self.last = error
+                self._maybe_accepted |= getattr(error, "maybe_accepted", False)
+                if (pause := self._pause(error)) is None:
+                    if not isinstance(error, OperationalError | StoreError):
+                        raise
+                    raise self._failed(error) from error
+            await asyncio.sleep(pause)
+
+    def cut_short(self) -> OperationalError:
+        """The time was over while a try was under way: it may still come to something."""
+        self._maybe_accepted = True
+        return self._failed(self.last or ConnectionLost(f"no answer within {self.timeout:g} s"))
+
+    def _failed(self, error: Exception) -> OperationalError:
+        """What the caller is told. A store that must be ready for replies is one with the broker for it."""
+        count = "1 try" if self._count == 1 else f"{self._count} tries"
+        problem = str(error).removeprefix(f"{self._broker}: ")
+        took = self._clock() - self._started
+        text = f"could not hand the message to {self._broker}: {problem} ({count} in {took:.1f} s)"
+        kind = OperationalError
+        if isinstance(error, OperationalError) and not isinstance(error, PublishErrors):
+            kind = type(error)
+        return kind(text, maybe_accepted=self._maybe_accepted)
+
+    def _pause(self, error: Exception) -> float | None:
+        """Seconds to wait before the next try, or None to give up."""
+        policy = self._policy
+        again = (OperationalError, StoreError, *(policy.get("retry_errors") or ()))
+        max_retries = policy.get("max_retries", 3)
+        if not isinstance(error, again) or (max_retries is not None and self._count > max_retries):
+            return None
+        if isinstance(error, PublishErrors) and all(
+            isinstance(one, Refused) for one in error.failures.values()
+        ):
+            return None
+        pause: float = min(
+            policy.get("interval_start", 0) + (self._count - 1) * policy.get("interval_step", 0.2),
+            policy.get("interval_max", 1),
+        )
+        elapsed = self._clock() - self._started
+        return None if self.timeout is not None and elapsed + pause > self.timeout else pause

@@ -28,6 +28,16 @@ class Message:
     once: str | None = None
 
 
+def id_of(message: Message) -> str:
+    """The id of the message's task, by which brokers know it: text that can be written, whatever a broken message has there."""
+    return written_id(message.headers.get("id") or message.correlation_id)
+
+
+def written_id(found: Any) -> str:
+    """What stands in the place of an id, as text that can be written."""
+    return str(found).encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(slots=True, eq=False)
 class Delivery:
     """A message in our custody: settle it exactly once.

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from taskq.broker_adapters.memory.broker import HUBS, MessageHub
-from taskq.seams.broker import BROKERS
-from taskq.seams.store import STORES
+from taskq.seams.urls import SCHEMES, Scheme
 from taskq.wire.envelope import loads
 from tests.canvas.chaos import Fate
 from tests.canvas.plans import Line, Maker, Meet, Plan, Side, Step
@@ -23,8 +22,8 @@ Sent = Counter[tuple[str, str, int, str]]
 
 @pytest.fixture(autouse=True)
 def chaos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BROKERS, "chaos", "tests.canvas.chaos:ChaosBroker")
-    monkeypatch.setitem(STORES, "chaos", "tests.canvas.chaos:ChaosStore")
+    chaotic = Scheme("tests.canvas.chaos:ChaosBroker", "tests.canvas.chaos:ChaosStore")
+    monkeypatch.setitem(SCHEMES, "chaos", chaotic)
     monkeypatch.setattr("taskq.broker_adapters.memory.store.CHORD_CLAIM", LEASE)
     monkeypatch.setattr("taskq.broker_adapters.sqlite.chords.CHORD_CLAIM", LEASE)
     monkeypatch.setattr("taskq.seams.store.CLAIM_LOOK", 0.02)

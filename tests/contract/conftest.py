@@ -20,10 +20,12 @@ from taskq.broker_adapters.sqlite.queues import Outgoing, publish
 from taskq.broker_adapters.sqlite.store import SqliteStore
 from taskq.seams.broker import Broker, BrokerConfig, Queue, open_broker
 from taskq.seams.store import ResultStore, StoreConfig, open_store
+from tests.contract import folder
 from tests.contract.sites import BrokerSite, ConnectBroker, ConnectStore, StoreSite
 from tests.rabbit import rabbit_vhost
 
 BROKERS = [
+    "folder",
     "memory",
     "sqlite",
     pytest.param("amqp", marks=pytest.mark.rabbitmq),
@@ -35,6 +37,18 @@ STORES = [
     "sqlite",
     pytest.param("redis", marks=pytest.mark.redis),
 ]
+
+
+@pytest.fixture
+def broker_folder(tmp_path: Path) -> BrokerSite:
+    url = f"folder://{tmp_path}"
+    assert folder.FolderBroker.features.persistent
+
+    async def put_raw(queue: str, raw: bytes) -> None:
+        (tmp_path / queue).mkdir(exist_ok=True)
+        (tmp_path / queue / "0-foreign.json").write_bytes(raw)
+
+    return BrokerSite(url, put_raw=put_raw, least=True)
 
 
 @pytest.fixture
@@ -111,6 +125,13 @@ def site(request: pytest.FixtureRequest) -> BrokerSite:
     found = request.getfixturevalue(f"broker_{request.param}")
     assert isinstance(found, BrokerSite)
     return found
+
+
+@pytest.fixture
+def able(site: BrokerSite) -> None:
+    """For tests of what the least broker cannot do."""
+    if site.least:
+        pytest.skip("the least broker leaves this to the defaults of the seam")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ class BrokerSite:
     `rename` makes a queue name the test's own, where the server is shared. `put_raw` puts bytes into a queue
     as an unfriendly program would (None where nobody can). `unreachable` is a URL of the same scheme that
     cannot be opened, with the password `s3cret` where a URL has one. `counts_delayed` tells whether `size` and
-    `purge` see messages that are held back.
+    `purge` see messages that are held back. The `least` broker has only what it must have (`tests/contract/folder.py`).
     """
 
     url: str
@@ -27,6 +27,7 @@ class BrokerSite:
     put_raw: Callable[[str, bytes], Awaitable[None]] | None = None
     unreachable: str | None = None
     counts_delayed: bool = True
+    least: bool = False
 
 
 class ConnectBroker(Protocol):

@@ -219,6 +219,7 @@ async def test_no_more_is_held_than_the_prefetch(connect: ConnectBroker, queue: 
     await assert_silent(consumer)
 
 
+@pytest.mark.usefixtures("able")
 async def test_another_number_may_be_held_later(connect: ConnectBroker, queue: str) -> None:
     broker = await connect()
     consumer = await broker.consume([queue], prefetch=2)
@@ -294,6 +295,7 @@ async def test_requeued_messages_reach_a_waiting_consumer(connect: ConnectBroker
         assert numbers(await waiting) == numbers(held)
 
 
+@pytest.mark.usefixtures("able")
 async def test_park_keeps_a_message_until_its_time(
     connect: ConnectBroker, site: BrokerSite, queue: str
 ) -> None:
@@ -314,6 +316,7 @@ async def test_park_keeps_a_message_until_its_time(
     assert await broker.size(queue) == 0
 
 
+@pytest.mark.usefixtures("able")
 async def test_parked_messages_make_room(connect: ConnectBroker, queue: str) -> None:
     broker = await connect()
     consumer = await broker.consume([queue], prefetch=2)
@@ -323,6 +326,7 @@ async def test_parked_messages_make_room(connect: ConnectBroker, queue: str) -> 
     assert numbers(await take(consumer, 2)) == [2, 3]
 
 
+@pytest.mark.usefixtures("able")
 async def test_parked_messages_reach_any_consumer(connect: ConnectBroker, queue: str) -> None:
     first, second = await connect(), await connect()
     holder = await first.consume([queue], prefetch=1)
@@ -412,6 +416,7 @@ async def test_a_connection_can_consume_twice(connect: ConnectBroker, queue: str
 # == cancel, close
 
 
+@pytest.mark.usefixtures("able")
 async def test_turning_to_other_queues(connect: ConnectBroker, queue: str, other: str) -> None:
     broker = await connect()
     consumer = await broker.consume([queue], prefetch=100)
@@ -428,6 +433,7 @@ async def test_turning_to_other_queues(connect: ConnectBroker, queue: str, other
     assert await eventually(lambda: broker.size(queue)) == 1
 
 
+@pytest.mark.usefixtures("able")
 async def test_turning_reaches_a_waiting_receive_and_none_may_be_left(
     connect: ConnectBroker, queue: str, other: str
 ) -> None:
@@ -445,6 +451,7 @@ async def test_turning_reaches_a_waiting_receive_and_none_may_be_left(
     assert numbers(await take(consumer, 1, ack=True)) == [0]
 
 
+@pytest.mark.usefixtures("able")
 async def test_turning_away_gives_back_what_came_ahead(
     connect: ConnectBroker, queue: str, other: str
 ) -> None:
@@ -595,6 +602,7 @@ async def test_deaths_are_counted_and_survive_requeue_and_park(
     await holder.settle(ack=[delivery])
 
 
+@pytest.mark.usefixtures("able")
 async def test_a_strike_that_is_not_taken_back_counts_for_one_given_back(
     connect: ConnectBroker, queue: str
 ) -> None:
@@ -751,6 +759,7 @@ async def test_purge_removes_delayed_messages_that_size_counts(
     assert await broker.size(queue) == 0
 
 
+@pytest.mark.usefixtures("able")
 async def test_hastened_messages_come_at_once_and_unchanged(
     connect: ConnectBroker, site: BrokerSite, queue: str, other: str
 ) -> None:
@@ -774,6 +783,7 @@ async def test_hastened_messages_come_at_once_and_unchanged(
     await assert_silent(consumer)
 
 
+@pytest.mark.usefixtures("able")
 async def test_recalled_tasks_come_at_once_and_unchanged(
     connect: ConnectBroker, site: BrokerSite, queue: str, other: str
 ) -> None:
@@ -814,6 +824,7 @@ async def test_recalled_tasks_come_at_once_and_unchanged(
     await assert_silent(consumer)
 
 
+@pytest.mark.usefixtures("able")
 async def test_of_two_parked_messages_of_one_task_none_is_lost(
     connect: ConnectBroker, site: BrokerSite, queue: str
 ) -> None:

@@ -11,6 +11,8 @@ from taskq.seams.bus import Exchange, Inbox, Listener
 from taskq.wire.message import Message
 from tests.contract.sites import ConnectBroker
 
+pytestmark = pytest.mark.usefixtures("able")
+
 Kind = Literal["fanout", "topic", "direct"]
 
 

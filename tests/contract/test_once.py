@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from taskq.clock import now, set_source
-from taskq.errors import OperationalError
+from taskq.errors import Refused
 from taskq.seams.broker import ONCE, ONCE_SETTLED, Broker, BrokerConfig, open_broker
 from taskq.wire.message import Message
 from tests.contract.sites import BrokerSite, ConnectBroker
@@ -118,7 +118,7 @@ async def test_on_redis_a_name_whose_message_was_refused_is_not_taken(
     async with Redis.from_url(broker_redis.url) as client:
         queue = f"{broker_redis.options['global_keyprefix']}jobs"
         await client.set(queue, "not a list")
-        with pytest.raises(OperationalError):
+        with pytest.raises(Refused):
             await broker.publish([message])
         await client.delete(queue)
         await broker.publish([message, message])

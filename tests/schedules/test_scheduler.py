@@ -13,7 +13,7 @@ from taskq import TaskQ, chain
 from taskq.errors import ConfigError, EncodeError
 from taskq.schedules import crontab, every
 from taskq.schedules.entries import HEADER
-from taskq.schedules.records import Progress, Records
+from taskq.schedules.records import Progress, ScheduleRecords
 from taskq.schedules.scheduler import Scheduler
 from taskq.seams.ledger import Mark
 from taskq.seams.store import TaskResult
@@ -46,8 +46,8 @@ async def scheduling(app: TaskQ, *others: TaskQ) -> AsyncIterator[None]:
         await asyncio.gather(*runs)
 
 
-async def ledger_of(app: TaskQ) -> Records:
-    return Records(app, await app.shared_connection().open_ledger("a test"))
+async def ledger_of(app: TaskQ) -> ScheduleRecords:
+    return ScheduleRecords(app, await app.shared_connection().open_ledger("a test"))
 
 
 async def queued(app: TaskQ) -> list[Message]:
@@ -220,7 +220,7 @@ async def test_after_an_absence_it_catches_up_by_policy(
     assert len(left_out) == (sent < 3)
 
 
-async def _caught_up(records: Records, hour: datetime) -> bool:
+async def _caught_up(records: ScheduleRecords, hour: datetime) -> bool:
     return (await records.progress())["tick"].last >= hour
 
 
@@ -289,7 +289,7 @@ async def test_overlaps(place_memory: Place, overlap: Any, ended: tuple[int, ...
         assert bool(revoked) is (overlap == "cancel_running")
 
 
-async def _runs_beyond(records: Records, known: Progress) -> int:
+async def _runs_beyond(records: ScheduleRecords, known: Progress) -> int:
     """How many runs there were once it has come further; 0 until then."""
     progress = (await records.progress())["tick"]
     return progress.runs if progress.last > known.last else 0

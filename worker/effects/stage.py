@@ -3,11 +3,10 @@
 import asyncio
 import contextvars
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
-from taskq.seams.retry import MAX_PAUSE
+from taskq.seams.retry import Backoff
 
 logger = logging.getLogger("taskq.worker")
 
@@ -16,8 +15,6 @@ T = TypeVar("T")
 #: A batch that takes longer than this, in seconds, no longer keeps the next one waiting where several may be on
 #: their way. It is far longer than a broker takes, and far shorter than a caller waits.
 SLOW = 0.05
-#: The first pause before a step that was not possible is tried again, in seconds.
-FIRST_PAUSE = 0.1
 
 
 class Stage(Generic[T]):
@@ -129,15 +126,14 @@ class Later(Generic[T]):
             self._task = self._loop.create_task(self._run(), context=self._context)
 
     async def _run(self) -> None:
-        pause = FIRST_PAUSE
+        pauses = Backoff()
         try:
             while self._items:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                pause = min(2 * pause, MAX_PAUSE)
+                await asyncio.sleep(pauses.next())
                 first = self._items.pop(0)
                 stuck = await self._try([first])
                 if not stuck:
-                    pause = FIRST_PAUSE
+                    pauses.reset()
                     rest, self._items = self._items, []
                     stuck = await self._try(rest)
                 self._items += stuck

@@ -46,6 +46,8 @@ class Admission:
             return Inadmissible(
                 delivery, NotRegistered(request.task), f"no task {request.task!r} here", request
             )
+        # Only the consumer knows: what travels in the headers is one broker's mark, and the first delivery's.
+        request.delivery_info["redelivered"] = delivery.redelivered
         job = Job(delivery, request, task, place_of(request, task, conf))
         if request.eta is not None:
             due = request.eta.timestamp()

@@ -145,7 +145,7 @@ class Intake:
                 self._custody.take(delivery, None)
                 self._completer.refuse(judged)
         parked = []
-        for job in await self._without_revoked(jobs):
+        for job in await self._without_revoked(jobs, self._consumer.revoked):
             self._observers.tell("received", (job,))
             if signals.task_received.receivers:
                 await signals.task_received.send(job.task, request=job.request)
@@ -192,11 +192,13 @@ class Intake:
         """How many wait for their eta, or for their turn at a rate limit. From any thread."""
         return len(self._later) + len(self._throttle)
 
-    async def _without_revoked(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Those that may run; the revoked ones get their outcome."""
+    async def _without_revoked(
+        self, jobs: Sequence[Job], known: Collection[str] | None = None
+    ) -> Sequence[Job]:
+        """Those that may run; the revoked ones get their outcome. What is `known` need not be asked for."""
         if not jobs:
             return jobs
-        revoked = await self._revoked(jobs)
+        revoked = await self._revoked(jobs) if known is None else known
         kept = [job for job in jobs if not self._is_revoked(job, revoked)]
         for job in jobs if len(kept) < len(jobs) else ():
             if job not in kept:

@@ -12,6 +12,7 @@ from redis import exceptions
 from redis.asyncio.connection import Connection
 
 from taskq.broker_adapters.redis.handover import connect, explain, take_stream
+from taskq.broker_adapters.redis.session import NotPermitted
 from taskq.errors import ConnectionLost, EncodeError, OperationalError
 from tests.polling import eventually
 
@@ -103,7 +104,7 @@ async def test_a_server_that_hangs_up_after_the_login() -> None:
     [
         (exceptions.BusyLoadingError("x"), ConnectionLost, "still loading"),
         (exceptions.MasterDownError("x"), ConnectionLost, "lost its master"),
-        (exceptions.NoPermissionError("x"), OperationalError, "may not do that"),
+        (exceptions.NoPermissionError("x"), NotPermitted, "may not do that"),
         (
             exceptions.ConnectionError("max number of clients reached"),
             ConnectionLost,

@@ -124,11 +124,16 @@ async def test_an_error_of_another_kind_reaches_its_caller(file: SqliteFile) -> 
 
 
 async def test_a_caller_that_gives_up_does_not_stop_the_others(file: SqliteFile) -> None:
-    first, second = (asyncio.ensure_future(file.run(insert, x)) for x in (1, 2))
-    await asyncio.sleep(0)
-    first.cancel()
+    """And what was given up while another process had the file does not happen later, when it has been reported as failed."""
+    with closing(sqlite3.connect(file.location.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first, second = (asyncio.ensure_future(file.run(insert, x)) for x in (1, 2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        other.execute("ROLLBACK")
     assert await second == 2
-    assert await file.run(count) == 2
+    assert await file.run(count) == 1
 
 
 async def test_users_of_one_file_share_its_thread(file: SqliteFile) -> None:
@@ -212,7 +217,6 @@ async def test_a_wake_that_fails_ends_nothing(
 
 async def test_a_locked_file_does_not_end_receiving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
-    monkeypatch.setattr("taskq.broker_adapters.sqlite.broker.RETRY", 0.01)
     broker = open_broker(BrokerConfig(f"sqlite:///{tmp_path}/x.db"))
     await broker.open()
     await broker.publish([Message({"n": n}, b"") for n in range(2)])
@@ -304,7 +308,7 @@ async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pyt
 async def test_a_forked_child_gets_a_connection_of_its_own(file: SqliteFile) -> None:
     pid = os.fork()
     if pid == 0:
-        shared = sqlite_file.share(file.location.path)
+        shared = sqlite_file.share(file.location.path, "")
         os._exit(0 if shared is not file._shared else 1)
     assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
 
@@ -326,3 +330,75 @@ async def test_messages_far_in_the_future_are_held_back_by_the_file(tmp_path: Pa
     await again.open()
     assert await again.size("celery") == 10_001
     await again.close()
+
+
+# == a file that is deleted or replaced under its users
+
+
+async def test_a_deleted_file_is_made_again(
+    file: SqliteFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await file.run(insert, 1)
+    file.location.path.unlink()
+    assert await file.run(insert, 2) == 2
+    assert await file.run(count) == 1
+    assert caplog.text.count("was deleted or replaced while it was in use") == 1
+    with closing(sqlite3.connect(file.location.path)) as other:
+        assert other.execute("SELECT count(*) FROM t").fetchone() == (1,)
+
+
+async def test_a_restored_file_is_read_without_the_log_of_the_one_before(
+    file: SqliteFile, tmp_path: Path
+) -> None:
+    await file.run(insert, 1)
+    backup = tmp_path / "backup.db"
+    with closing(sqlite3.connect(file.location.path)) as source, closing(sqlite3.connect(backup)) as target:
+        source.backup(target)
+    for x in range(2, 50):
+        await file.run(insert, x)
+    backup.replace(file.location.path)
+    assert await file.run(count) == 1
+    await file.run(insert, 7)
+    file.close()
+    with closing(sqlite3.connect(file.location.path)) as other:
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert other.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+async def test_a_worker_goes_on_with_a_replaced_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    broker = open_broker(BrokerConfig(url))
+    await broker.open()
+    consumer = await broker.consume(["celery"], prefetch=5)
+    await broker.publish([Message({"n": 1}, b"")])
+    (held,) = await consumer.receive(1)
+    waiting = asyncio.ensure_future(consumer.receive(1))
+    (tmp_path / "x.db").unlink()
+    other = open_broker(BrokerConfig(url))
+    await other.open()
+    await other.publish([Message({"n": 2}, b"")])
+    async with asyncio.timeout(5):
+        (new,) = await waiting
+    assert new.message.headers["n"] == 2
+    assert list(await consumer.renew([held, new])) == [held]
+    await consumer.settle(ack=[held, new])
+    await other.close()
+    await broker.close()
+
+
+# == what lies where
+
+
+@pytest.mark.parametrize("url", ["sqlite:///:memory:", "sqlite:///file::memory:?cache=shared"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="memory://name"):
+        open_broker(BrokerConfig(url))
+
+
+async def test_the_default_folder_is_for_us_alone(tmp_path: Path) -> None:
+    for folder, mode in ((".taskq", 0o700), ("shared", 0o755)):
+        broker = open_broker(BrokerConfig(f"sqlite:///{tmp_path}/{folder}/taskq.db"))
+        await broker.open()
+        await broker.close()
+        assert (tmp_path / folder).stat().st_mode & 0o777 == mode
+    assert (tmp_path / ".taskq" / ".gitignore").read_text() == "*\n"

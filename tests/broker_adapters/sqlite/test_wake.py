@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from taskq.broker_adapters.sqlite.store import SqliteStore
-from taskq.broker_adapters.sqlite.wake import Announcer, WakeSocket, wake_folder
+from taskq.broker_adapters.sqlite.wake import (
+    Announcer,
+    WakeSocket,
+    is_ours,
+    make_ours,
+    runtime_folder,
+    wake_folder,
+)
 from taskq.seams.broker import BrokerConfig, open_broker
 from taskq.seams.store import StoreConfig, TaskResult
 from taskq.states import SUCCESS
@@ -53,8 +60,8 @@ async def test_a_socket_of_the_dead_that_may_not_be_removed_stays(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
         dead.bind(os.fspath(tmp_path / "wake" / "messages-dead"))
 
-    def refuse(path: Path, missing_ok: bool) -> None:  # noqa: FBT001 - as of Path
-        raise PermissionError(1, "Operation not permitted", path, missing_ok)
+    def refuse(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
 
     monkeypatch.setattr(
         Path, "unlink", refuse
@@ -96,6 +103,49 @@ async def test_a_listener_that_does_not_read_holds_nobody_up(tmp_path: Path, ann
     await eventually(lambda: bool(heard))
     listener.close()
     announcer.close()
+
+
+def test_what_is_no_socket_is_never_removed(tmp_path: Path, announcer: Announcer) -> None:
+    (tmp_path / "wake").mkdir()
+    (tmp_path / "wake" / "messages-notes.txt").write_text("mine")
+    announcer.tell("messages")
+    announcer.close()
+    assert (tmp_path / "wake" / "messages-notes.txt").read_text() == "mine"
+
+
+async def test_a_folder_into_which_others_may_write_is_not_used(tmp_path: Path, announcer: Announcer) -> None:
+    (tmp_path / "wake").mkdir()
+    (tmp_path / "wake").chmod(0o777)
+    heard: list[int] = []
+    listener = WakeSocket(tmp_path / "wake", "messages", lambda: heard.append(1))
+    assert not list((tmp_path / "wake").iterdir())
+    announcer.tell("messages")
+    listener.close()
+    announcer.close()
+
+
+def test_a_link_in_the_place_of_our_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    (tmp_path / "wake").symlink_to(tmp_path / "theirs")
+    assert not is_ours(tmp_path / "wake")
+    assert is_ours(tmp_path / "theirs")
+    with pytest.raises(OSError, match=r"exists|not ours"):
+        make_ours(tmp_path / "wake")
+
+
+def test_our_runtime_folder_is_not_one_that_somebody_else_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path))
+    runtime = runtime_folder()
+    runtime.mkdir()
+    runtime.chmod(0o777)
+    with pytest.raises(PermissionError, match="not ours alone"):
+        make_ours(runtime / "x-wake")
+    runtime.chmod(0o700)
+    make_ours(runtime / "x-wake")
+    assert (runtime / "x-wake").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_folder_of_a_long_path_is_elsewhere_and_the_same_for_all(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import runpy
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,13 @@ OURS = {
     "broker_connection_max_retries": None,
     "broker_heartbeat": 15.0,
     "task_acks_late": True,
+    "task_publish_retry_policy": {
+        "max_retries": 3,
+        "interval_start": 0,
+        "interval_step": 0.2,
+        "interval_max": 1,
+        "timeout": 5.0,
+    },
     "task_reject_on_worker_lost": True,
     "worker_concurrency": 100,
     "worker_eta_task_limit": 1_000,
@@ -432,3 +440,41 @@ def test_secrets_are_texts_by_comma_or_a_list(tmp_path: Path) -> None:
     assert load(tmp_path, TASKQ_SECURITY_SECRETS=f"{GOOD}, {GOOD}2").security_secrets == (GOOD, f"{GOOD}2")
     assert load(tmp_path, {"security_secrets": [GOOD]}).security_secrets == (GOOD,)
     assert load(tmp_path, {"security_secrets": ()}).security_secrets == ()
+
+
+# --- the default file ---
+
+
+def test_the_default_file_is_beside_the_nearest_project_whatever_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "shop" / "src" / "shop"
+    package.mkdir(parents=True)
+    (tmp_path / "shop" / "pyproject.toml").write_text("")
+    (package / "tasks.py").write_text("from taskq import TaskQ\napp = TaskQ('shop')\n")
+    urls = set()
+    for current in (tmp_path, package, tmp_path / "shop"):
+        monkeypatch.chdir(current)
+        space = runpy.run_path(str(package / "tasks.py"))
+        urls.add(space["app"].conf.broker_url)
+        assert space["app"].conf.source_of("broker_url") == "default"
+    assert urls == {f"sqlite:///{tmp_path}/shop/.taskq/taskq.db"}
+
+
+def test_without_a_project_it_is_beside_the_module_and_at_a_prompt_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tasks.py").write_text("from taskq import TaskQ\napp = TaskQ('shop')\n")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    space = runpy.run_path(str(tmp_path / "there" / "tasks.py"))
+    assert space["app"].conf.broker_url == f"sqlite:///{tmp_path}/there/.taskq/taskq.db"
+    prompt: dict[str, Any] = {"__name__": "__main__"}
+    exec("from taskq import TaskQ\napp = TaskQ()", prompt)
+    assert prompt["app"].conf.broker_url == f"sqlite:///{tmp_path}/here/.taskq/taskq.db"
+
+
+def test_what_is_written_wins_over_the_default_file(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.taskq]\nbroker_url = "memory://x"')
+    assert Settings.load(folder=tmp_path, environ={}).broker_url == "memory://x"

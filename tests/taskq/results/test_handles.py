@@ -79,6 +79,27 @@ async def test_a_timeout_says_how_far_it_was(app: TaskQ, store: ResultStore) -> 
         await result.get(timeout=0.01)
 
 
+async def test_no_time_to_wait_is_time_to_look_once(app: TaskQ, store: ResultStore) -> None:
+    result = app.AsyncResult("t")
+    with pytest.raises(ResultTimeout, match="t was PENDING just now"):
+        await result.get(timeout=0)
+    await save(store, "t", "SUCCESS", 7)
+    seen: list[Any] = []
+    assert await result.get(timeout=0, on_message=seen.append) == 7
+    assert await app.AsyncResult("t").get(timeout=0) == 7
+    assert [one["status"] for one in seen] == ["SUCCESS"]
+
+
+async def test_a_group_is_looked_at_once_too(app: TaskQ, store: ResultStore) -> None:
+    await save(store, "a", "SUCCESS", 1)
+    both = GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")], app)
+    with pytest.raises(ResultTimeout):
+        await both.get(timeout=0)
+    await save(store, "b", "SUCCESS", 2)
+    assert await both.get(timeout=0) == [1, 2]
+    assert await GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")], app).get(timeout=0) == [1, 2]
+
+
 async def test_a_timeout_of_the_callers_own_code_stays_one(app: TaskQ, store: ResultStore) -> None:
     await save(store, "p", "PROGRESS")
 

@@ -5,6 +5,7 @@ import pytest
 
 from taskq import OperationalError, StoreError, TaskQ
 from taskq.errors import ConnectionLost
+from taskq.seams.connection import Opening
 from tests.faults import fail
 from tests.harness import Place
 
@@ -15,19 +16,38 @@ def frail() -> TaskQ:
 
 
 async def test_it_opens_once_for_all_who_ask(app: TaskQ) -> None:
-    connection = app.shared_connection()
     opened: list[int] = []
-    really = connection.broker.open
 
-    async def open_broker() -> None:
+    async def count() -> None:
         opened.append(1)
         await asyncio.sleep(0)
-        await really()
 
-    connection.broker.open = open_broker  # type: ignore[method-assign]  # we count
-    brokers = await asyncio.gather(*(connection.open_broker() for _ in range(5)))
+    opening = Opening(count)
+    await asyncio.gather(*(opening.wait() for _ in range(5)))
+    await opening.wait()
     assert len(opened) == 1
+    connection = app.shared_connection()
+    brokers = await asyncio.gather(*(connection.open_broker() for _ in range(5)))
     assert len(set(map(id, brokers))) == 1
+
+
+async def test_one_attempt_fails_for_all_who_wait_for_it_and_a_cancelled_one_is_not_missed() -> None:
+    attempts: list[int] = []
+    gate = asyncio.Event()
+
+    async def fail_late() -> None:
+        attempts.append(1)
+        await gate.wait()
+        raise ConnectionLost("down")
+
+    opening = Opening(fail_late)
+    callers = [asyncio.create_task(opening.wait()) for _ in range(10)]
+    await asyncio.sleep(0)
+    callers[0].cancel()
+    gate.set()
+    ends = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError, *[ConnectionLost] * 9]
+    assert len(attempts) == 1
 
 
 async def test_what_could_not_be_opened_is_tried_again(frail: TaskQ) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from taskq.errors import BrokerFull, ConnectionLost, EncodeError, OperationalError, PublishErrors
+from taskq.errors import (
+    BrokerFull,
+    ConnectionLost,
+    EncodeError,
+    OperationalError,
+    PublishErrors,
+    Refused,
+    StoreError,
+)
 from taskq.options import RetryPolicy
 from taskq.seams.publisher import MAX_BATCH, Publisher, publish_with_retry
 from taskq.wire.message import Message
@@ -111,15 +119,30 @@ async def test_a_broker_that_cannot_be_reached_is_everybodys_error() -> None:
     assert [str(end) for end in ends] == ["nobody there"] * 2
 
 
-async def test_a_caller_that_went_away_is_not_missed(broker: Recorder, publisher: Publisher) -> None:
+async def test_what_was_given_up_before_it_was_sent_is_not_sent(
+    broker: Recorder, publisher: Publisher
+) -> None:
     broker.gate = asyncio.Event()
     call = asyncio.create_task(publisher.publish([message("gone")]))
     await asyncio.sleep(0)
     call.cancel()
     broker.gate.set()
     await publisher.publish([message("next")])
-    assert broker.batches == [["gone", "next"]]
+    assert broker.batches == [["next"]]
     assert call.cancelled()
+
+
+async def test_a_caller_that_goes_away_while_its_batch_is_sent_is_not_missed(
+    broker: Recorder, publisher: Publisher
+) -> None:
+    broker.gate = asyncio.Event()
+    call = asyncio.create_task(publisher.publish([message("gone")]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    call.cancel()
+    broker.gate.set()
+    await publisher.publish([message("next")])
+    assert broker.batches == [["gone"], ["next"]]
 
 
 async def test_a_loop_that_is_torn_down_leaves_no_caller_waiting(
@@ -145,7 +168,16 @@ async def test_a_loop_that_is_torn_down_leaves_no_caller_waiting(
         (None, []),
         ({"max_retries": 0}, []),
         ({}, [0, 0.2, 0.4]),
-        ({"max_retries": 5, "interval_start": 1, "interval_step": 2, "interval_max": 4}, [1, 3, 4, 4, 4]),
+        (
+            {
+                "max_retries": 5,
+                "interval_start": 1,
+                "interval_step": 2,
+                "interval_max": 4,
+                "timeout": None,
+            },
+            [1, 3, 4, 4, 4],
+        ),
         ({"max_retries": 9, "interval_start": 1, "interval_step": 0, "interval_max": 4, "timeout": 0.5}, []),
     ],
 )
@@ -174,3 +206,51 @@ async def test_some_of_many_refused_for_good_is_one_error() -> None:
         await publish_with_retry(attempt, broker="redis://host", policy=None)
     assert type(caught.value) is OperationalError
     assert caught.value.maybe_accepted is True
+
+
+@pytest.mark.autojump
+async def test_one_deadline_holds_for_all_tries_and_cuts_the_last_one_short() -> None:
+    loop = asyncio.get_running_loop()
+    started, tries = loop.time(), 0
+
+    async def silent() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionLost("down")
+        await asyncio.Event().wait()
+
+    with pytest.raises(ConnectionLost, match=r"down \(2 tries in 5.0 s\)") as caught:
+        await publish_with_retry(silent, broker="redis://host", policy={})
+    assert loop.time() - started == pytest.approx(5)
+    assert caught.value.maybe_accepted is True
+    with pytest.raises(OperationalError, match="no answer within 2 s"):
+        await publish_with_retry(asyncio.Event().wait, broker="redis://host", policy={"timeout": 2})  # type: ignore[arg-type]  # never ends
+
+
+@pytest.mark.autojump
+async def test_what_is_refused_for_good_is_not_tried_again() -> None:
+    tries: list[Exception] = []
+
+    async def refuse(error: Exception) -> None:
+        tries.append(error)
+        raise error
+
+    for error in (Refused("never"), PublishErrors({0: Refused("never"), 3: Refused("never")})):
+        with pytest.raises((Refused, PublishErrors, OperationalError), match="never"):
+            await publish_with_retry(lambda error=error: refuse(error), broker="redis://host", policy={})  # type: ignore[misc]  # bound now
+    assert len(tries) == 2
+
+
+@pytest.mark.autojump
+async def test_a_store_that_is_not_ready_for_replies_is_tried_again() -> None:
+    tries = 0
+
+    async def unready() -> None:
+        nonlocal tries
+        tries += 1
+        raise StoreError("amqp://host: cannot connect")
+
+    with pytest.raises(OperationalError, match=r"cannot connect \(4 tries"):
+        await publish_with_retry(unready, broker="amqp://host", policy={})
+    assert tries == 4

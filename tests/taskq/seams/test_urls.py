@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.seams.urls import mask, mask_value, split_urls
+from taskq.errors import ConfigError
+from taskq.seams.broker import BrokerConfig, open_broker
+from taskq.seams.store import StoreConfig, open_store
+from taskq.seams.urls import check_url, mask, mask_value, split_urls
 
 
 @pytest.mark.parametrize(
@@ -77,3 +80,53 @@ def test_failover_lists_split_at_schemes_only() -> None:
 )
 def test_values_are_masked_by_name_and_shape(name: str, value: Any, shown: Any) -> None:
     assert mask_value(name, value) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:S3cret/rest@h:1/0",
+        "redis://:S3cret#rest@h:1/0",
+        "redis://:S3cret?rest@h:1/0",
+        "redis://:S3cret?a=rest@h:1/0",
+        "amqp://guest:S3cret/rest@h:1/x",
+        "amqp://guest:S3cret#rest@h:1/x",
+        "amqp://guest:1234/S3cret@h:1/x",
+        "redis://h1;redis://:S3cret/rest@h2",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_refused_unseen(url: str) -> None:
+    with pytest.raises(ConfigError, match="percent-encoded") as caught:
+        check_url(url)
+    assert "S3cret" not in str(caught.value)
+    for kind in (lambda: open_broker(BrokerConfig(url)), lambda: open_store(StoreConfig(url))):
+        with pytest.raises(ConfigError, match="percent-encoded"):
+            kind()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:6379/0\n", "redis://:p\nw@h", "sqlite:///x.db\r\n", "amqp://h\x00"]
+)
+def test_a_stray_line_feed_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="line feed or another control character"):
+        check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:6379/0",
+        "redis://user:p%2Fw@[::1]:6379/0",
+        "redis://:a@b@h:1/0",
+        "rediss://h:6379/0?ssl_ca_certs=/etc/a@b.pem",
+        "redis+socket:///run/r.sock?virtual_host=1&password=a@b",
+        "amqp://guest:guest@localhost:5672//",
+        "amqp://",
+        "memory://name",
+        "sqlite:////var/a:b@c.db",
+        "sqlite:///.taskq/taskq.db",
+        "sentinel://:one@h1:26379;sentinel://:two;x@h2:26379",
+    ],
+)
+def test_what_drivers_read_as_it_was_meant_is_taken(url: str) -> None:
+    check_url(url)
