@@ -72,7 +72,9 @@ class CallBuilder:
             get("task_id") or new_id(),
             signature.args,
             signature.kwargs,
-            get_serializer(get("serializer") or (task and task.serializer) or self._conf.task_serializer),
+            get_serializer(
+                get("serializer") or (task.serializer if task else None) or self._conf.task_serializer
+            ),
             options,
             self._sender_name(),
             exchange,

@@ -4,6 +4,7 @@ import json
 import uuid
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -327,7 +328,7 @@ def test_every_message_survives_reading_and_writing(message: Message) -> None:
     again = encode(recalled(request, message))
     assert comparable(again.headers, set()) == comparable(message.headers, set())
     assert comparable_properties(again) == comparable_properties(message)
-    assert decode(again, ALL) == request
+    assert replace(decode(again, ALL), size=request.size) == request  # kombu writes blanks
 
 
 @pytest.mark.parametrize("message", list(all_messages("messages_redis_protocol1")))

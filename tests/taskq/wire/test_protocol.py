@@ -166,6 +166,7 @@ def test_the_least_that_is_a_message() -> None:
         args=[2, 2],
         root_id=ID,
         delivery_info={"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False},
+        size=18,
     )
 
 

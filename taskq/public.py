@@ -1,0 +1,37 @@
+"""What users import from `taskq`: each name once, for Python and for type checkers."""
+
+from taskq.app import TaskQ as TaskQ
+from taskq.app import current_app as current_app
+from taskq.app import shared_task as shared_task
+from taskq.canvas.shapes import chain as chain
+from taskq.canvas.shapes import chord as chord
+from taskq.canvas.shapes import chunks as chunks
+from taskq.canvas.shapes import group as group
+from taskq.canvas.shapes import maybe_signature as maybe_signature
+from taskq.canvas.shapes import signature as signature
+from taskq.canvas.shapes import xmap as xmap
+from taskq.canvas.shapes import xstarmap as xstarmap
+from taskq.canvas.signature import Signature as Signature
+from taskq.canvas.stamps import StampingVisitor as StampingVisitor
+from taskq.errors import ChordError as ChordError
+from taskq.errors import ConfigError as ConfigError
+from taskq.errors import Ignore as Ignore
+from taskq.errors import IncompleteStream as IncompleteStream
+from taskq.errors import MaxRetriesExceededError as MaxRetriesExceededError
+from taskq.errors import NotRegistered as NotRegistered
+from taskq.errors import OperationalError as OperationalError
+from taskq.errors import Reject as Reject
+from taskq.errors import ResultTimeout as ResultTimeout
+from taskq.errors import Retry as Retry
+from taskq.errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
+from taskq.errors import StoreError as StoreError
+from taskq.errors import TaskqError as TaskqError
+from taskq.errors import TaskRevokedError as TaskRevokedError
+from taskq.errors import TimeLimitExceeded as TimeLimitExceeded
+from taskq.logs import get_task_logger as get_task_logger
+from taskq.results.handles import AsyncResult as AsyncResult
+from taskq.results.handles import GroupResult as GroupResult
+from taskq.results.handles import ResultSet as ResultSet
+from taskq.task import Task as Task
+from taskq.wire.request import Request as Request
+from taskq.wire.result import TaskResult as TaskResult
