@@ -9,7 +9,9 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
 import aio_pika
@@ -44,6 +46,52 @@ _NOT_NOW: Final = re.compile(
 )
 #: A message beyond its `max_message_size` (16 MiB since 4.0, before that 128 MiB).
 _TOO_LARGE: Final = re.compile(r"message size (\d+) (?:is )?larger than (?:configured )?max size (\d+)")
+
+
+#: Whether what runs now is done by the driver for one of our connections: its tasks keep what was set as they began.
+_OURS: ContextVar[bool] = ContextVar("ours", default=False)
+
+
+def _is_to_be_told(_record: logging.LogRecord) -> bool:
+    """What the driver says of our connections, with tracebacks, we say ourselves in one line."""
+    return not _OURS.get() or log.isEnabledFor(logging.DEBUG)
+
+
+for _name in ("aiormq.connection", "aiormq.channel", "aio_pika.connection", "aio_pika.channel"):
+    logging.getLogger(_name).addFilter(_is_to_be_told)
+
+
+@contextmanager
+def _driving() -> Iterator[None]:
+    before = _OURS.set(True)
+    try:
+        yield
+    finally:
+        _OURS.reset(before)
+
+
+class _Outages:
+    """The connections of this process that are lost, by their server: the first and the last of them are told of."""
+
+    def __init__(self) -> None:
+        self._lost: dict[str, set[int]] = {}
+
+    def begin(self, server: str, link: int, reason: str) -> None:
+        lost = self._lost.setdefault(server, set())
+        if not lost:
+            # Workers tell an outage by its error, once for all that is hit by it.
+            log.warning("%s, connecting again", ConnectionLost(f"connection to {server} lost ({reason})"))
+        lost.add(link)
+
+    def end(self, server: str, link: int, *, connected: bool) -> None:
+        lost = self._lost.get(server, set())
+        if link in lost:
+            lost.remove(link)
+            if not lost and connected:
+                log.info("connected to %s again", server)
+
+
+_OUTAGES: Final = _Outages()
 
 
 class _DriverConnection(aio_pika.Connection):
@@ -103,6 +151,7 @@ class AmqpLink:
         self._up.set()  # whoever waits learns from `ready` that it is over
         if self._keeper is not None:
             await ended(self._keeper)
+        _OUTAGES.end(self.shown, id(self), connected=False)
         await self._disconnect()
 
     async def ready(self) -> aio_pika.Connection:
@@ -134,8 +183,9 @@ class AmqpLink:
         connection = await self.ready()
         channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         try:
-            async with asyncio.timeout_at(end):
-                await channel.initialize()
+            with _driving():
+                async with asyncio.timeout_at(end):
+                    await channel.initialize()
         except DRIVER_ERRORS as error:
             raise self.error(error) from error
         return channel
@@ -209,7 +259,8 @@ class AmqpLink:
             transport_factory=TappedTransport(tap, heartbeat),
         )
         try:
-            await connection.connect(timeout=self.config.timeout)
+            with _driving():
+                await connection.connect(timeout=self.config.timeout)
         except BaseException:
             tap.abort()
             raise
@@ -229,11 +280,10 @@ class AmqpLink:
         while True:
             await self._gone.wait()
             self._up.clear()
-            lost = ConnectionLost(f"connection to {self.shown} lost ({self._last_error})")
-            log.warning("%s, connecting again", lost)
+            _OUTAGES.begin(self.shown, id(self), self._last_error)
             await self._disconnect()
             await self._connect_again()
-            log.debug("connected to %s again", self.shown)
+            _OUTAGES.end(self.shown, id(self), connected=True)
 
     async def _connect_again(self) -> None:
         wait = _FIRST_WAIT

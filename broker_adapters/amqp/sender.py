@@ -8,6 +8,7 @@ closed all the same, those on it follow one by one, each to its own end.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from typing import Final
@@ -21,7 +22,7 @@ from taskq.broker_adapters.amqp.tables import short_string
 from taskq.broker_adapters.amqp.tapped import TappedChannel
 from taskq.broker_adapters.amqp.topology import Topology
 from taskq.clock import now
-from taskq.errors import EncodeError, OperationalError, PublishErrors, Refused, Unroutable
+from taskq.errors import BrokerFull, EncodeError, OperationalError, PublishErrors, Refused, Unroutable
 from taskq.seams.broker import Queue
 from taskq.wire.message import Message
 
@@ -98,6 +99,8 @@ class AmqpSender:
 
     async def _mended(self, messages: Mapping[int, Message], failures: Failures, sent: float) -> Failures:
         """What is left of these failures once queues are declared, and doubtful messages have gone one by one."""
+        if any(isinstance(error, BrokerFull) for error in failures.values()):
+            self._common.retire()
         lost = {i: messages[i] for i, error in failures.items() if isinstance(error, Unroutable)}
         if lost:
             again = await self._send_again(lost, sent)
@@ -185,6 +188,8 @@ class AmqpSender:
                 error = problem or await self._try_alone(message)
         if isinstance(error, ChannelRefused):
             return self.link.error(error.reason)
+        if isinstance(error, BrokerFull):
+            self._apart.retire()
         if error is None:
             self._tried.add(message.exchange)
             self._taken = max(self._taken, len(message.body))
@@ -252,6 +257,8 @@ class _Outlet:
     def __init__(self, link: AmqpLink) -> None:
         self._link = link
         self._channel: DataChannel | None = None
+        self._retired: DataChannel | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._opening = OneAttempt(self._open)
 
     async def open(self) -> DataChannel:
@@ -261,6 +268,20 @@ class _Outlet:
         if self._channel is None or self._channel.closed:
             return await self._opening()
         return self._channel
+
+    def retire(self) -> None:
+        """Use another one from now on; this one is closed once nobody can wait for its confirms any more.
+
+        A channel of RabbitMQ 3.10 that was opened while a quorum queue elected its leader refuses for ever what is sent to it.
+        """
+        if self._retired is None and self._channel is not None:
+            self._retired, self._channel = self._channel, None
+            asyncio.get_running_loop().call_later(2 * self._link.config.timeout, self._let_go)
+
+    def _let_go(self) -> None:
+        retired, self._retired = self._retired, None
+        if retired is not None and not retired.closed:
+            self._closing = asyncio.create_task(_close(retired))
 
     async def _open(self) -> DataChannel:
         self._channel = await open_data_channel(self._link, confirms=True)
@@ -274,6 +295,11 @@ class _Outlet:
                 await tap.unblocked.wait()
         except TimeoutError:
             raise self._link.full(maybe_accepted=False) from None
+
+
+async def _close(channel: DataChannel) -> None:
+    with suppress(OperationalError, Refused):
+        await channel.close()
 
 
 def _time() -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import logging
 from itertools import count
 from time import time
 from typing import Any
@@ -418,6 +419,22 @@ async def test_a_deleted_queue_is_declared_and_consumed_again(
         await (await connection.channel()).queue_delete(queue)
     await broker.publish([message(queue, 1)])
     assert ids(await take(consumer, 1)) == ["id-1"]
+
+
+async def test_an_outage_is_told_once_and_without_the_drivers_tracebacks(
+    open_broker: Open, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both of its connections are lost."""
+    caplog.set_level(logging.INFO, "taskq.amqp")
+    broker = await open_broker()
+    await broker.consume([queue], prefetch=5)
+    links = broker._publishing, broker._consuming
+    for link in links:
+        link.tap.abort()
+    await eventually(lambda: "connected to" in caplog.text)
+    said = [record for record in caplog.records if "connect" in record.message]
+    assert [(record.name, record.exc_info) for record in said] == [("taskq.amqp", None)] * 2
+    assert [record.message.endswith("connecting again") for record in said] == [True, False]
 
 
 async def test_the_next_url_is_tried(vhost: str) -> None:
