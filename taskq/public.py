@@ -20,6 +20,7 @@ from taskq.errors import IncompleteStream as IncompleteStream
 from taskq.errors import MaxRetriesExceededError as MaxRetriesExceededError
 from taskq.errors import NotRegistered as NotRegistered
 from taskq.errors import OperationalError as OperationalError
+from taskq.errors import Refused as Refused
 from taskq.errors import Reject as Reject
 from taskq.errors import ResultTimeout as ResultTimeout
 from taskq.errors import Retry as Retry
