@@ -70,7 +70,7 @@ def _driving() -> Iterator[None]:
         _OURS.reset(before)
 
 
-class _Outages:
+class _LinkOutages:
     """The connections of this process that are lost, by their server: the first and the last of them are told of."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class _Outages:
                 log.info("connected to %s again", server)
 
 
-_OUTAGES: Final = _Outages()
+_OUTAGES: Final = _LinkOutages()
 
 
 class _DriverConnection(aio_pika.Connection):
