@@ -65,8 +65,8 @@ async def test_every_kind_ends_in_the_dead_letters(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     app = make_app(place)
-    async with app, running(app) as worker:
-        broker = await app.open_broker()
+    async with app, place.app() as unbounded, running(app) as worker:
+        broker = await unbounded.open_broker()
         for message in KINDS.values():
             await broker.publish([message])
         await next_good_job_runs(app, worker)

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskq import Ignore, OperationalError, Reject, Task, TaskQ
-from taskq.broker_adapters.memory.broker import HUBS
+from taskq.broker_adapters.memory.broker import HUBS, MemoryConsumer
 from taskq.errors import ConnectionLost, StoreError
-from taskq.seams.broker import Consumer
 from taskq.worker import Worker
 from taskq.worker import worker as worker_module
 from taskq.worker.worker import Stop
@@ -273,7 +274,7 @@ async def settle_all(ends: list[tuple[str, int]], concurrency: int, faults: list
     app = TaskQ("proj", broker="faulty://interleaving", backend="faulty://interleaving")
     tasks = acting(app)
     settled: Counter[Any] = Counter()
-    async with app:
+    async with app, counting(settled):
         for end, turns in ends:
             link = tasks["value"].si("value", 0) if end == "link" else None
             await tasks.get(end, tasks["value"]).apply_async((end, turns), link=link)
@@ -282,7 +283,6 @@ async def settle_all(ends: list[tuple[str, int]], concurrency: int, faults: list
         async with running(app, concurrency=concurrency) as worker:
             assert worker._parts is not None
             custody = worker._parts.custody
-            count_settled(worker._parts.consumer, settled)
             await eventually(lambda: not waiting(app) and not len(custody))
     assert sum(settled.values()) == len(ends) + sum(end in {"retry", "link"} for end, _ in ends)
     assert set(settled.values()) == {1}
@@ -315,12 +315,16 @@ def acting(app: TaskQ) -> dict[str, AnyTask]:
     return {"value": act, "early": early, "thread": thread}
 
 
-def count_settled(consumer: Consumer, settled: Counter[Any]) -> None:
-    settle = consumer.settle
+@asynccontextmanager
+async def counting(settled: Counter[Any]) -> AsyncIterator[None]:
+    """Counts what is settled from the first on: a worker may be through with a message before it can be looked at."""
+    settle = MemoryConsumer.settle
 
-    async def count(**outcomes: Any) -> None:
-        await settle(**outcomes)
+    async def count(self: MemoryConsumer, **outcomes: Any) -> None:
+        await settle(self, **outcomes)
         settled.update(delivery.tag for kind in ("ack", "requeue") for delivery in outcomes[kind])
         settled.update(delivery.tag for delivery, _ in outcomes["reject"])
 
-    consumer.settle = count  # type: ignore[method-assign]  # we count along
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryConsumer, "settle", count)
+        yield

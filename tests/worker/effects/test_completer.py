@@ -1,6 +1,7 @@
 """Effects when broker and store have their bad days: done in order, done until they work, done once."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ def add(frail: TaskQ) -> AnyTask:
 async def test_what_fails_is_done_until_it_works(
     frail: TaskQ, add: AnyTask, caplog: pytest.LogCaptureFixture, verb: str, errors: list[Exception]
 ) -> None:
+    caplog.set_level(logging.DEBUG)  # the first failure is a warning, the others are for who looks closer
     fail(frail, verb, *errors)
     async with running(frail):
         assert await (await add.delay(2, 2)) == 4

@@ -182,7 +182,7 @@ async def test_the_caller_of_a_refused_content_learns_of_it(app: TaskQ, add: Tas
 
 
 async def test_a_body_above_the_limit_is_refused(place: Place) -> None:
-    app = place.app(max_message_bytes=1000)
+    app = place.app(max_message_bytes=3000)
 
     @app.task
     async def length(text: str) -> int:
@@ -190,8 +190,8 @@ async def test_a_body_above_the_limit_is_refused(place: Place) -> None:
 
     async with running(app):
         assert await (await length.delay("x" * 500)) == 500
-        put(app, envelope(body=b"x" * 1001))
-        with pytest.raises(DecodeError, match="max_message_bytes is 1000"):
+        put(app, envelope(body=b"x" * 3001))
+        with pytest.raises(DecodeError, match="max_message_bytes is 3000"):
             await app.AsyncResult("bad-one")
 
 
