@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 from weakref import ref
 
 from taskq.clock import now
@@ -136,7 +136,7 @@ class Consumer(ABC):
 
         By default they stay in our custody, taking up room, and are given back to their queue when it is time.
         """
-        loop, consumer = asyncio.get_running_loop(), ref(self)
+        loop, consumer = asyncio.get_running_loop(), cast("ref[Consumer]", ref(self))
         for delivery, due in deliveries:
             loop.call_later(max(0.0, due - now()), _give_back, consumer, delivery)
 

@@ -150,8 +150,9 @@ async def publish_with_retry(
         Refused: the broker will never take it.
     """
     tries = _Tries(broker, {"max_retries": 0} if policy is None else policy)
+    limit = asyncio.timeout(tries.timeout)
     try:
-        async with asyncio.timeout(tries.timeout) as limit:
+        async with limit:
             await tries.run(attempt)
     except TimeoutError:
         if not limit.expired():

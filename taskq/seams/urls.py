@@ -87,8 +87,8 @@ def check_url(url: str) -> None:
 
 def _is_torn(url: str) -> bool:
     """Whether a bare `/`, `#` or `?` has cut the part before the host short, or the port is none."""
-    _, found, rest = url.partition("://")
-    if not found or not rest or rest.startswith("/"):
+    scheme, found, rest = url.partition("://")
+    if not found or not rest or rest.startswith("/") or scheme == "memory":  # its name is any text
         return False
     host, _, port = (
         re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].rpartition("]")[2].partition(":")

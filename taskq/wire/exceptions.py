@@ -127,7 +127,8 @@ def _rebuilt(cls: type[Exception], args: tuple[Any, ...]) -> BaseException | Non
     """An instance with these args, without its __init__ if that wants others; None if it is of no use then."""
     if issubclass(cls, ExceptionGroup) and len(args) == 2 and isinstance(args[1], list):
         args = args[0], [decode_exception(inner) for inner in args[1] if isinstance(inner, Mapping)]
-    for build in (cls, lambda *args: cls.__new__(cls, *args)):
+    made: Any = cls
+    for build in (made, lambda *args: made.__new__(made, *args)):
         try:
             exc = build(*args)
             _ = str(exc), repr(exc)
