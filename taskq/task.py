@@ -122,6 +122,7 @@ _KINDS: Mapping[str, Kind] = {
     "expires": kinds.EXPIRY,
     "queue": kinds.QUEUE,
     "run_in": kinds.RUN_IN,
+    "schedule": kinds.ANYTHING,  # read by taskq/schedules, which says what is none
 }
 _NAMED = frozenset(TaskOptions.__annotations__)
 #: Options that only make sense with a value.

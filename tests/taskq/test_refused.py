@@ -1,5 +1,6 @@
 """What no worker would run, or what cannot be meant, is told to the caller at once; what is plainly meant is taken."""
 
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskq import Task, TaskQ, chain, chord, shared_task
+from taskq import Task, TaskQ, chain, chord, shared_task, task
 from taskq.testing import start_worker
 
 HOUR = timedelta(hours=1)
@@ -15,8 +16,8 @@ AnyTask = Task[Any, Any, Any]
 
 
 @pytest.fixture
-def app(request: pytest.FixtureRequest) -> TaskQ:
-    return TaskQ("refused", broker=f"memory://{request.node.name}")
+def app() -> TaskQ:
+    return TaskQ("refused", broker=f"memory://{uuid.uuid4()}")
 
 
 @pytest.fixture
@@ -140,6 +141,10 @@ def test_wrong_options_of_a_task_are_told_when_it_is_made(app: TaskQ, options: A
 
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         app.task(**options)(task)
+
+
+def test_every_option_of_a_task_is_looked_at() -> None:
+    assert set(task._KINDS) | {"name", "base"} == set(task.TaskOptions.__annotations__)
 
 
 def test_one_exception_class_is_one_of_several(app: TaskQ) -> None:
