@@ -259,7 +259,7 @@ def test_run_in_is_for_plain_functions() -> None:
 
     with pytest.raises(TypeError, match="run_in"):
         app.task(run_in="process")(coroutine)
-    with pytest.raises(TypeError, match="run_in"):
+    with pytest.raises(ValueError, match="run_in"):
         app.task(run_in="fiber")(lambda: None)  # type: ignore[call-overload]  # the test hands in a wrong value
 
 
