@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from taskq.errors import OperationalError
 from taskq.seams.broker import ANY_SIZE, Broker, BrokerConfig, Consumer, open_broker
-from taskq.seams.store import ResultStore, StoreConfig, TaskResult, open_store
+from taskq.seams.store import Joined, ResultStore, StoreConfig, TaskResult, open_store
 from taskq.wire.message import Delivery, Message
 
 T = TypeVar("T")
@@ -146,6 +146,9 @@ class ChaosStore:
 
     async def join(self, part: TaskResult, index: int | None) -> Sequence[TaskResult] | None:
         return await self._fate.effect("join", lambda: self._inner.join(part, index))
+
+    async def join_many(self, parts: Sequence[tuple[TaskResult, int | None]]) -> Sequence[Joined]:
+        return await self._fate.effect("join", lambda: self._inner.join_many(parts))
 
     async def end_chords(self, group_ids: Sequence[str]) -> None:
         await self._fate.effect("end", lambda: self._inner.end_chords(group_ids))
