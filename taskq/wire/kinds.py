@@ -152,7 +152,7 @@ NAMES = Kind("names", (list, tuple, AbstractSet), lambda value: all(isinstance(n
 PLAIN_MAPPING = Kind(
     "a mapping of texts to values with finite numbers of at most 64 bits", (Mapping,), is_plain
 )
-PLAIN = Kind("a value with finite numbers of at most 64 bits", (object,), is_plain)
+PLAIN = Kind("a value with finite numbers of at most 64 bits", (object, bool), is_plain)
 MAPPING = Kind("a mapping", (Mapping,))
 LINKS = Kind("a signature, or a list of them", (object,), _are_links)
 SIGNATURE = Kind(
