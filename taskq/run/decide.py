@@ -28,6 +28,7 @@ from taskq.run.ends import (
     GivenBack,
     Inadmissible,
     Lost,
+    OtherEnd,
     Raised,
     Returned,
     Revoked,
@@ -48,14 +49,14 @@ from taskq.wire.result import TaskResult
 def decide(app: App, run: RunFacts, end: End, now: float) -> Outcome:
     """What comes of a run that ended like this, at `now` (Unix seconds). Never raises."""
     try:
+        if type(end) is Returned:  # nearly always
+            return _returned(app, run, end.value, now)
         return _decided(app, run, end, now)
     except Exception as error:  # noqa: BLE001 - a bug of ours or a poisoned message: it is put away, and nobody waits in vain
         return _put_away(app, run, error, now)
 
 
-def _decided(app: App, run: RunFacts, end: End, now: float) -> Outcome:
-    if type(end) is Returned:  # nearly always
-        return _returned(app, run, end.value, now)
+def _decided(app: App, run: RunFacts, end: OtherEnd, now: float) -> Outcome:
     if isinstance(end, Raised):
         return _raised(app, run, end.error, end.text, now)
     if isinstance(end, Failed):

@@ -108,7 +108,9 @@ class GivenBack:
     began: bool = True
 
 
-End: TypeAlias = Returned | Raised | Failed | Broken | Revoked | Lost | GivenBack
+#: Every end but that by a value.
+OtherEnd: TypeAlias = Raised | Failed | Broken | Revoked | Lost | GivenBack
+End: TypeAlias = Returned | OtherEnd
 
 
 @dataclass(slots=True)

@@ -85,8 +85,7 @@ class Completer:
         self._turns: dict[Outcome, asyncio.Future[Outcome]] = {}
         self._poisoned: set[Delivery] = set()
         self._open = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._drained: asyncio.Future[None] | None = None
 
     # --- what runs hand in ----------------------------------------------------------------------------------
 
@@ -94,12 +93,10 @@ class Completer:
         """What comes of a job that ended like this."""
         if job.state is not JobState.ENDED:
             job.enter(JobState.ENDED)
-        return self._hooked(decide(self._app, job, end, self._now()))
-
-    def _hooked(self, outcome: Outcome) -> Outcome:
-        """Hooks and receivers are told what observers are, where there are any."""
-        if outcome.news is not None and self._hooks.wants(outcome.news):
-            outcome.hooks = outcome.news
+        outcome = decide(self._app, job, end, self._now())
+        news = outcome.news
+        if news is not None and self._hooks.wants(news):
+            outcome.hooks = news
         return outcome
 
     def end(self, job: Job, end: End) -> None:
@@ -113,11 +110,13 @@ class Completer:
         except Exception as error:
             logger.exception("could not follow up a message of queue %s", message.delivery.queue)
             outcome = decide_unhandled(message.delivery, error, self._now())
-        self.put(self._hooked(outcome))
+        if outcome.news is not None and self._hooks.wants(outcome.news):
+            outcome.hooks = outcome.news
+        self.put(outcome)
 
     def put(self, outcome: Outcome) -> None:
         """Carry out an outcome."""
-        self._begin()
+        self._open += 1
         self._forward(outcome)
 
     async def conclude(self, outcome: Outcome) -> None:
@@ -143,13 +142,13 @@ class Completer:
         return None
 
     def _add(self, record: Record) -> None:
-        self._begin()
+        self._open += 1
         self._saves.put(record)
 
     def acknowledge(self, delivery: Delivery) -> Awaitable[None]:
         """Settle a delivery before its run (`acks_late=False`); done when the broker has it."""
         done = self._loop.create_future()
-        self._begin()
+        self._open += 1
         self._settles.put(EarlyAck(delivery, done))
         return done
 
@@ -169,17 +168,16 @@ class Completer:
 
     async def drain(self) -> None:
         """Wait until everything handed in so far is carried out."""
-        await self._idle.wait()
-
-    def _begin(self) -> None:
-        if not self._open:
-            self._idle.clear()
-        self._open += 1
+        while self._open:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
 
     def _end(self, count: int = 1) -> None:
         self._open -= count
-        if not self._open:
-            self._idle.set()
+        if not self._open and self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
 
     def _part_ended(self, error: BaseException) -> None:
         if not self._broke.done() and not isinstance(error, asyncio.CancelledError):
@@ -220,12 +218,17 @@ class Completer:
         if news is not None:
             outcome.news = None
             self._observers.tell(news.event, news.about)
-        if outcome.calls or (self._turns and outcome in self._turns):
+        if self._turns or outcome.hooks or outcome.errbacks or outcome.postrun:
             self._call_users(outcome)
-        elif outcome.follow is None and not outcome.unsendable:
-            self._settles.put(outcome)
         else:
+            self._over_to_broker(outcome)
+
+    def _over_to_broker(self, outcome: Outcome) -> None:
+        """All is told: what is left is to be sent, or settled."""
+        if outcome.follow is not None or outcome.unsendable:
             self._sends.put(outcome)
+        else:
+            self._settles.put(outcome)
 
     def _replace(self, outcome: Outcome, by: Outcome) -> None:
         """Go on with another outcome in its place."""
@@ -293,6 +296,9 @@ class Completer:
         if turn is not None and not turn.done():
             turn.set_result(outcome)
             return
+        if not outcome.calls:
+            self._over_to_broker(outcome)
+            return
         call = self._loop.create_task(self._call(outcome))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -305,10 +311,7 @@ class Completer:
         if outcome.postrun is not None:
             await self._hooks.postrun(outcome.postrun)
         outcome.errbacks, outcome.hooks, outcome.postrun = (), None, None
-        if outcome.follow is not None or outcome.unsendable:
-            self._sends.put(outcome)
-        else:
-            self._settles.put(outcome)
+        self._over_to_broker(outcome)
 
     async def _send(self, batch: list[Outcome]) -> None:
         self._sends_later.add(await self._send_messages(await self._ours(batch)))
@@ -321,8 +324,7 @@ class Completer:
         return stuck
 
     async def _settle(self, batch: list[Outcome | EarlyAck]) -> None:
-        ack, requeue, reject = _by_end(batch)
-        over = [item.delivery for item in batch if type(item) is Outcome]
+        over, ack, requeue, reject = _by_end(batch)
         if ack or requeue or reject:
             self._custody.leave(over)
             await retry_until_done(
@@ -333,27 +335,33 @@ class Completer:
         self._custody.release(over)
         if self._poisoned:
             self._poisoned.difference_update(over)
-        for item in batch:
-            if type(item) is EarlyAck:
-                _resolve(item.done)
+        if len(over) < len(batch):
+            for item in batch:
+                if type(item) is EarlyAck:
+                    _resolve(item.done)
         self._end(len(batch))
 
 
 def _by_end(
     batch: Sequence[Outcome | EarlyAck],
-) -> tuple[list[Delivery], list[Delivery], list[tuple[Delivery, str]]]:
-    """Deliveries to acknowledge, to give back, and to put away with a reason."""
+) -> tuple[list[Delivery], list[Delivery], list[Delivery], list[tuple[Delivery, str]]]:
+    """Deliveries that are over; to acknowledge, to give back, and to put away with a reason."""
+    over: list[Delivery] = []
     ack: list[Delivery] = []
     requeue: list[Delivery] = []
     reject: list[tuple[Delivery, str]] = []
     for item in batch:
-        if type(item) is EarlyAck or item.settle is Settle.ACK:
+        if type(item) is EarlyAck:
+            ack.append(item.delivery)
+            continue
+        over.append(item.delivery)
+        if item.settle is Settle.ACK:
             ack.append(item.delivery)
         elif item.settle is Settle.REQUEUE:
             requeue.append(item.delivery)
         elif item.settle is Settle.REJECT:
             reject.append((item.delivery, _written(item.reason)))
-    return ack, requeue, reject
+    return over, ack, requeue, reject
 
 
 def _log(outcome: Outcome) -> None:

@@ -33,6 +33,8 @@ class Leases:
         self._wall = time.time()
         self._gone: set[Delivery] = set()
         self.lease = lease
+        #: A silence of so many seconds may have cost a lease.
+        self._long = lease * 0.9
         #: How often they were renewed, and how many were lost, since the start.
         self.renewals = 0
         self.losses = 0
@@ -70,10 +72,8 @@ class Leases:
         By the wall clock, too: while a machine sleeps the other one stands still on Linux. One that is set forward costs
         a question.
         """
-        return self._is_long(self.age) or self._is_long(time.time() - self._wall)
-
-    def _is_long(self, seconds: float) -> bool:
-        return seconds > self.lease * 0.9
+        long = self._long  # asked before each run: at one go
+        return self.clock() - self._renewed > long or time.time() - self._wall > long
 
     async def check(self) -> None:
         """Ask the broker what is still ours, until it answers."""
@@ -88,7 +88,7 @@ class Leases:
 
         A claim may have been granted long before its answer was read: the process was stopped in between.
         """
-        if not (self.stale or self._is_long(self.clock() - asked)):
+        if not (self.stale or self.clock() - asked > self._long):
             return deliveries
         lost = await retry_until_done(
             "ask for the leases", lambda: self._consumer.renew(deliveries), OperationalError

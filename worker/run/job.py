@@ -26,14 +26,12 @@ class JobState(IntEnum):
     RECEIVED = 0
     #: For its eta, or for its turn at a rate limit.
     WAITING = 1
-    #: To be run as soon as there is room.
+    #: To be run as soon as there is room, or about to begin.
     READY = 2
-    #: It has its room: what comes before the task's own code.
-    STARTING = 3
     #: The task's own code: this is what remote control may end.
-    RUNNING = 4
+    RUNNING = 3
     #: How it ended is known; what comes of it is being carried out.
-    ENDED = 5
+    ENDED = 4
 
 
 @dataclass(slots=True, eq=False)

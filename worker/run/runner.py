@@ -99,7 +99,7 @@ class Runner:
     # --- starting -------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        if self._asking is not None:
+        if self._asking is not None or len(self.running) >= self._concurrency:
             return
         if (self._ready or self._accused) and self._leases.stale:
             self._asking = self._loop.create_task(self._ask())
@@ -113,7 +113,6 @@ class Runner:
             if job.place is not Place.LOOP:
                 self._free[job.place] -= 1
             job.started = self._clock()
-            job.enter(JobState.STARTING)
             job.runner = self._loop.create_task(self._run(job), context=self._context.copy())
             self._idle.clear()
 
